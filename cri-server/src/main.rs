@@ -1,0 +1,2 @@
+//! crisp.
+fn main() {}
