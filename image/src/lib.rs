@@ -1,1 +1,3 @@
-//! (chapter to come)
+//! From an image reference to a mounted root. (The chapter grows with the crate.)
+
+pub mod database;

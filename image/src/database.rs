@@ -1,0 +1,691 @@
+//! A small versioned SQLite file with one writer thread.
+//!
+//! ```text
+//!   async callers ──write(|tx| ..)──► queue ──► writer thread ─┐
+//!                 ──read(|conn| ..)─► queue ──► reader thread ─┴─► file.db (+ -wal, -shm)
+//!   command line  ──ReadOnlyDatabase::open──────────────────────►
+//! ```
+//!
+//! The file says whose it is (`application_id`) and which shape it has (`user_version`, the
+//! number of migrations applied). At open:
+//!
+//! | found | done |
+//! |---|---|
+//! | nothing | created, all migrations applied |
+//! | an older version | a copy is kept beside it, then migrated forward in one transaction |
+//! | a newer version | refused: an older program must not guess |
+//! | another program's file | refused |
+//! | damage (truncated, flipped, empty) | set aside under a new name, a fresh file is made, and the caller is told to rebuild |
+//!
+//! A write is one immediate transaction; when the closure fails, nothing of it stays. A
+//! caller that goes away does not cancel its write: either all of it is on disk or nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use rusqlite;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::oneshot;
+
+/// How long a connection waits for another one's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a caller expects the file to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Schema {
+    /// Marks the file as ours (SQLite header, offset 68); must not be zero.
+    pub application_id: i32,
+    /// SQL scripts; the file's `user_version` is how many of them have run.
+    pub migrations: &'static [&'static str],
+    /// What a commit survives.
+    pub durability: Durability,
+}
+
+/// What a committed transaction survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The death of the process; a power loss may take the newest commits (never the file's
+    /// consistency). No fsync per commit.
+    Normal,
+    /// Power loss too: one fsync per commit.
+    Full,
+}
+
+/// What [`Database::open`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// There was no file.
+    Created,
+    /// A file of the current version.
+    Existing,
+    /// An older file was brought forward; its former content is in `copy`.
+    Migrated {
+        /// The version found.
+        from: u32,
+        /// The former content.
+        copy: PathBuf,
+    },
+    /// A damaged file was set aside and an empty one made: the caller rebuilds what it can.
+    Rebuilt {
+        /// Where the damaged file is now.
+        set_aside: PathBuf,
+        /// What was wrong with it.
+        damage: String,
+    },
+}
+
+/// What can go wrong with a database file.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The file was written by a newer version of this program.
+    #[error("{}: written by a newer version (schema {found}, this program knows up to {known}); upgrade, or move the file away", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema version.
+        found: u32,
+        /// The newest version known here.
+        known: u32,
+    },
+    /// The file belongs to another program.
+    #[error("{}: a database of another program (application id {found:#x}); move it away", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The application id found.
+        found: i32,
+    },
+    /// A migration failed; the file is as it was.
+    #[error("{}: migration to schema {to} failed: {source}", path.display())]
+    Migration {
+        /// The file.
+        path: PathBuf,
+        /// The version that could not be reached.
+        to: u32,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// SQLite refused an operation.
+    #[error("{}: {step}: {source}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        source: rusqlite::Error,
+    },
+    /// The file system refused an operation.
+    #[error("{}: {step}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The database's thread is gone (it panicked in a closure, or the process is ending).
+    #[error("{}: the database is closed", path.display())]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// An open database; cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    writer: Option<mpsc::Sender<Job>>,
+    reader: mpsc::Sender<Job>,
+    /// Joined on drop, so that every queued write is on disk when the value is gone.
+    writer_thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Database {
+    /// Opens or creates the file. Blocks for as long as the checks and migrations take
+    /// (milliseconds); call it at start.
+    ///
+    /// # Errors
+    /// A newer or foreign file, a failed migration, or the operating system's refusal. Damage
+    /// is no error: it is reported as [`Opened::Rebuilt`].
+    pub fn open(path: &Path, schema: &Schema) -> Result<(Self, Opened), DatabaseError> {
+        let (connection, opened) = match open_checked(path, schema) {
+            Ok(done) => done,
+            Err(Unusable::Refused(error)) => return Err(error),
+            Err(Unusable::Damaged(damage)) => {
+                let set_aside = set_aside(path)?;
+                match open_checked(path, schema) {
+                    Ok((connection, _)) => (connection, Opened::Rebuilt { set_aside, damage }),
+                    Err(Unusable::Refused(error)) => return Err(error),
+                    Err(Unusable::Damaged(_)) => {
+                        return Err(DatabaseError::Io {
+                            path: path.into(),
+                            step: "a fresh database cannot be read back",
+                            source: std::io::Error::from(std::io::ErrorKind::InvalidData),
+                        });
+                    }
+                }
+            }
+        };
+        let reading = open_reading(path)?;
+        let (writer, writer_thread) = serve(path, "db-writer", connection)?;
+        let (reader, _) = serve(path, "db-reader", reading)?;
+        let database = Self {
+            path: path.into(),
+            writer: Some(writer),
+            reader,
+            writer_thread: Some(writer_thread),
+        };
+        Ok((database, opened))
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `change` in one transaction on the writer thread and commits it.
+    ///
+    /// The change happens whole or not at all, whether or not the caller stays to hear of it.
+    ///
+    /// # Errors
+    /// What `change` returned, or what the commit met; nothing was changed then.
+    pub async fn write<T, F>(&self, change: F) -> Result<T, DatabaseError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (answer, result) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let outcome = in_transaction(connection, change);
+            // The caller may have been cancelled; the commit stands either way.
+            let _ = answer.send(outcome);
+        });
+        let closed = || DatabaseError::Closed {
+            path: self.path.clone(),
+        };
+        self.writer
+            .as_ref()
+            .ok_or_else(closed)?
+            .send(job)
+            .map_err(|_| closed())?;
+        result
+            .await
+            .map_err(|_| closed())?
+            .map_err(|source| self.sqlite("write", source))
+    }
+
+    /// Runs `query` on the reader thread, seeing every write that was answered before.
+    ///
+    /// # Errors
+    /// What `query` returned.
+    pub async fn read<T, F>(&self, query: F) -> Result<T, DatabaseError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (answer, result) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let _ = answer.send(query(connection));
+        });
+        let closed = || DatabaseError::Closed {
+            path: self.path.clone(),
+        };
+        self.reader.send(job).map_err(|_| closed())?;
+        result
+            .await
+            .map_err(|_| closed())?
+            .map_err(|source| self.sqlite("read", source))
+    }
+
+    fn sqlite(&self, step: &'static str, source: rusqlite::Error) -> DatabaseError {
+        DatabaseError::Sqlite {
+            path: self.path.clone(),
+            step,
+            source,
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        drop(self.writer.take());
+        if let Some(thread) = self.writer_thread.take() {
+            // A panic of a closure has been answered with `Closed` already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A database opened for looking only: for the command line, beside or without the daemon.
+#[derive(Debug)]
+pub struct ReadOnlyDatabase {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl ReadOnlyDatabase {
+    /// Opens an existing file without changing it.
+    ///
+    /// # Errors
+    /// A missing, damaged, foreign, newer or older file (an older one is migrated by the
+    /// daemon, not by a reader).
+    pub fn open(path: &Path, schema: &Schema) -> Result<Self, DatabaseError> {
+        let connection = open_reading(path)?;
+        let sqlite = |step| {
+            move |source| DatabaseError::Sqlite {
+                path: path.into(),
+                step,
+                source,
+            }
+        };
+        let (application_id, version) = identity(&connection).map_err(sqlite("read the header"))?;
+        check_identity(path, schema, application_id, version)?;
+        if version as usize != schema.migrations.len() {
+            return Err(DatabaseError::Migration {
+                path: path.into(),
+                to: known_version(schema),
+                source: rusqlite::Error::InvalidQuery,
+            });
+        }
+        Ok(Self {
+            path: path.into(),
+            connection,
+        })
+    }
+
+    /// Runs a query.
+    ///
+    /// # Errors
+    /// What `query` returned.
+    pub fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        query(&self.connection).map_err(|source| DatabaseError::Sqlite {
+            path: self.path.clone(),
+            step: "read",
+            source,
+        })
+    }
+}
+
+/// Why a file could not be used as it is.
+enum Unusable {
+    /// Its bytes are no database any more.
+    Damaged(String),
+    /// It must not be touched.
+    Refused(DatabaseError),
+}
+
+fn open_checked(path: &Path, schema: &Schema) -> Result<(Connection, Opened), Unusable> {
+    let sqlite = |step: &'static str| {
+        move |source: rusqlite::Error| match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Unusable::Damaged(source.to_string())
+            }
+            _ => Unusable::Refused(DatabaseError::Sqlite {
+                path: path.into(),
+                step,
+                source,
+            }),
+        }
+    };
+    let existed = match fs::metadata(path) {
+        // SQLite would take an empty file for a new database, and the loss would go unseen.
+        Ok(found) if found.len() == 0 => return Err(Unusable::Damaged("the file is empty".into())),
+        Ok(_) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(source) => {
+            return Err(Unusable::Refused(DatabaseError::Io {
+                path: path.into(),
+                step: "open",
+                source,
+            }));
+        }
+    };
+    let mut connection = Connection::open(path).map_err(sqlite("open"))?;
+    connection
+        .busy_timeout(BUSY_TIMEOUT)
+        .map_err(sqlite("set the busy timeout"))?;
+    let (application_id, version) = identity(&connection).map_err(sqlite("read the header"))?;
+    if existed {
+        check_identity(path, schema, application_id, version).map_err(Unusable::Refused)?;
+        if let Some(damage) = damage(&connection).map_err(sqlite("check the file"))? {
+            return Err(Unusable::Damaged(damage));
+        }
+    }
+    configure(&connection, schema).map_err(sqlite("configure"))?;
+    let opened = match (existed, version as usize == schema.migrations.len()) {
+        (true, true) => Opened::Existing,
+        (true, false) => {
+            let copy = keep_copy(path, &connection, version).map_err(Unusable::Refused)?;
+            Opened::Migrated { from: version, copy }
+        }
+        (false, _) => Opened::Created,
+    };
+    migrate(path, &mut connection, schema, version).map_err(Unusable::Refused)?;
+    Ok((connection, opened))
+}
+
+fn open_reading(path: &Path) -> Result<Connection, DatabaseError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        Ok(connection)
+    };
+    open().map_err(|source| DatabaseError::Sqlite {
+        path: path.into(),
+        step: "open for reading",
+        source,
+    })
+}
+
+fn identity(connection: &Connection) -> rusqlite::Result<(i32, u32)> {
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get(0));
+    let application_id = number("application_id")?;
+    Ok((
+        application_id,
+        u32::try_from(number("user_version")?).unwrap_or(u32::MAX),
+    ))
+}
+
+fn check_identity(path: &Path, schema: &Schema, found: i32, version: u32) -> Result<(), DatabaseError> {
+    if found != schema.application_id {
+        return Err(DatabaseError::Foreign {
+            path: path.into(),
+            found,
+        });
+    }
+    let known = known_version(schema);
+    if version > known {
+        return Err(DatabaseError::Newer {
+            path: path.into(),
+            found: version,
+            known,
+        });
+    }
+    Ok(())
+}
+
+fn known_version(schema: &Schema) -> u32 {
+    u32::try_from(schema.migrations.len()).unwrap_or(u32::MAX)
+}
+
+/// SQLite's own structural check; `None` means sound.
+fn damage(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    Ok((verdict != "ok").then_some(verdict))
+}
+
+fn configure(connection: &Connection, schema: &Schema) -> rusqlite::Result<()> {
+    let synchronous = match schema.durability {
+        Durability::Normal => "NORMAL",
+        Durability::Full => "FULL",
+    };
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "foreign_keys", true)
+}
+
+/// Keeps the former content, so that an upgrade can be taken back.
+fn keep_copy(path: &Path, connection: &Connection, version: u32) -> Result<PathBuf, DatabaseError> {
+    let copy = beside(path, &format!(".v{version}"));
+    match fs::remove_file(&copy) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(DatabaseError::Io {
+                path: copy,
+                step: "replace an older copy",
+                source,
+            });
+        }
+        _ => {}
+    }
+    connection
+        .execute("VACUUM INTO ?1", [copy.to_string_lossy()])
+        .map_err(|source| DatabaseError::Sqlite {
+            path: path.into(),
+            step: "keep a copy",
+            source,
+        })?;
+    Ok(copy)
+}
+
+/// All outstanding migrations in one transaction: a crash leaves the old version, whole.
+fn migrate(
+    path: &Path,
+    connection: &mut Connection,
+    schema: &Schema,
+    from: u32,
+) -> Result<(), DatabaseError> {
+    let to = known_version(schema);
+    if from == to && from != 0 {
+        return Ok(());
+    }
+    in_transaction(connection, |transaction| {
+        for script in schema.migrations.iter().skip(from as usize) {
+            transaction.execute_batch(script)?;
+        }
+        transaction.pragma_update(None, "application_id", schema.application_id)?;
+        transaction.pragma_update(None, "user_version", to)
+    })
+    .map_err(|source| DatabaseError::Migration {
+        path: path.into(),
+        to,
+        source,
+    })
+}
+
+fn in_transaction<T>(
+    connection: &mut Connection,
+    change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let value = change(&transaction)?;
+    transaction.commit()?;
+    Ok(value)
+}
+
+/// Renames the file and its journal; never deletes what a person may want to look at.
+fn set_aside(path: &Path) -> Result<PathBuf, DatabaseError> {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let mut target = beside(path, &format!(".damaged-{seconds}"));
+    for attempt in 1.. {
+        if !target.exists() {
+            break;
+        }
+        target = beside(path, &format!(".damaged-{seconds}-{attempt}"));
+    }
+    for suffix in ["", "-wal", "-shm"] {
+        match fs::rename(beside(path, suffix), beside(&target, suffix)) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(DatabaseError::Io {
+                    path: path.into(),
+                    step: "set aside",
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(target)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn serve(
+    path: &Path,
+    name: &str,
+    mut connection: Connection,
+) -> Result<(mpsc::Sender<Job>, thread::JoinHandle<()>), DatabaseError> {
+    let (sender, jobs) = mpsc::channel::<Job>();
+    let thread = thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            for job in jobs {
+                job(&mut connection);
+            }
+        })
+        .map_err(|source| DatabaseError::Io {
+            path: path.into(),
+            step: "start the thread",
+            source,
+        })?;
+    Ok((sender, thread))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: Schema = Schema {
+        application_id: 0x7465_7374,
+        migrations: &["CREATE TABLE word (text TEXT PRIMARY KEY) STRICT"],
+        durability: Durability::Full,
+    };
+    const V2: Schema = Schema {
+        migrations: &[
+            "CREATE TABLE word (text TEXT PRIMARY KEY) STRICT",
+            "ALTER TABLE word ADD COLUMN length INTEGER; UPDATE word SET length = length(text)",
+        ],
+        ..V1
+    };
+
+    async fn add(database: &Database, word: &'static str) -> Result<(), DatabaseError> {
+        database
+            .write(move |tx| {
+                tx.execute("INSERT INTO word (text) VALUES (?1)", [word])
+                    .map(|_| ())
+            })
+            .await
+    }
+
+    async fn count(database: &Database) -> i64 {
+        database
+            .read(|c| c.query_row("SELECT count(*) FROM word", [], |row| row.get(0)))
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn keeps_what_was_written_and_nothing_of_a_failed_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("words.db");
+        let (database, opened) = Database::open(&path, &V1).unwrap();
+        assert_eq!(opened, Opened::Created);
+        add(&database, "one").await.unwrap();
+        let failed = database
+            .write(|tx| {
+                tx.execute("INSERT INTO word VALUES ('two')", [])?;
+                tx.execute("INSERT INTO word VALUES ('one')", [])
+            })
+            .await;
+        assert!(matches!(failed, Err(DatabaseError::Sqlite { step: "write", .. })));
+        assert_eq!(count(&database).await, 1);
+        drop(database);
+        let (database, opened) = Database::open(&path, &V1).unwrap();
+        assert_eq!(opened, Opened::Existing);
+        assert_eq!(count(&database).await, 1);
+        let looking = ReadOnlyDatabase::open(&path, &V1).unwrap();
+        let seen: String = looking
+            .read(|c| c.query_row("SELECT text FROM word", [], |row| row.get(0)))
+            .unwrap();
+        assert_eq!(seen, "one");
+    }
+
+    #[tokio::test]
+    async fn a_write_survives_a_caller_that_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("words.db");
+        let (database, _) = Database::open(&path, &V1).unwrap();
+        let mut abandoned = Box::pin(add(&database, "kept"));
+        assert!(futures::poll!(&mut abandoned).is_pending());
+        drop(abandoned);
+        drop(database);
+        let (database, _) = Database::open(&path, &V1).unwrap();
+        assert_eq!(count(&database).await, 1);
+    }
+
+    #[tokio::test]
+    async fn migrates_forward_keeping_a_copy_and_refuses_the_future() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("words.db");
+        let (database, _) = Database::open(&path, &V1).unwrap();
+        add(&database, "four").await.unwrap();
+        drop(database);
+        let (database, opened) = Database::open(&path, &V2).unwrap();
+        let Opened::Migrated { from: 1, copy } = opened else {
+            panic!("{opened:?}")
+        };
+        let length: i64 = database
+            .read(|c| c.query_row("SELECT length FROM word", [], |row| row.get(0)))
+            .await
+            .unwrap();
+        assert_eq!(length, 4);
+        drop(database);
+        let refused = Database::open(&path, &V1).unwrap_err();
+        assert!(matches!(
+            refused,
+            DatabaseError::Newer {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ));
+        assert!(refused.to_string().contains("words.db"));
+        assert!(ReadOnlyDatabase::open(&copy, &V1).is_ok());
+    }
+
+    #[tokio::test]
+    async fn sets_damage_aside_but_leaves_a_strangers_file_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("words.db");
+        for damage in ["", "this is no database at all, but a text of some length"] {
+            fs::write(&path, damage).unwrap();
+            let (database, opened) = Database::open(&path, &V1).unwrap();
+            let Opened::Rebuilt { set_aside, .. } = opened else {
+                panic!("{opened:?}")
+            };
+            assert_eq!(fs::read_to_string(set_aside).unwrap(), damage);
+            add(&database, "again").await.unwrap();
+            drop(database);
+            fs::remove_file(&path).unwrap();
+        }
+        let stranger = Schema {
+            application_id: 7,
+            ..V1
+        };
+        drop(Database::open(&path, &stranger).unwrap());
+        let refused = Database::open(&path, &V1).unwrap_err();
+        assert!(matches!(refused, DatabaseError::Foreign { found: 7, .. }));
+        assert!(Database::open(&path, &stranger).is_ok());
+    }
+
+    #[tokio::test]
+    async fn finds_flipped_bytes_inside_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("words.db");
+        drop(Database::open(&path, &V1).unwrap());
+        let mut bytes = fs::read(&path).unwrap();
+        let page = bytes.len() - 4096;
+        bytes[page..page + 64].fill(0xff);
+        fs::write(&path, bytes).unwrap();
+        let (_, opened) = Database::open(&path, &V1).unwrap();
+        assert!(matches!(opened, Opened::Rebuilt { .. }), "{opened:?}");
+    }
+}
