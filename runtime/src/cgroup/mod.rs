@@ -1,0 +1,1 @@
+//! Control groups: where a container is placed, limited, counted and killed.

@@ -1,0 +1,1 @@
+//! The daemon's side of the supervisor protocol: spawn a supervisor or connect to one that runs.

@@ -1,0 +1,1 @@
+//! Exit records: what is left of a container when its process is gone.

@@ -1,0 +1,256 @@
+//! The launch channel: what stage-1 and init tell the supervisor.
+//!
+//! A `SOCK_SEQPACKET` pair, one message per packet, at most one fd with it:
+//! ```text
+//! started  'S' pid(4, LE)              + pidfd
+//! console  'C'                         + pty master
+//! failed   'F' step(1) errno(4, LE) path(rest; empty = none)
+//! ```
+//! Whoever holds the sending end may have become the container by exploiting it: the receiver takes at most one
+//! `Started` and one `Console`, and a `Failed` harms nobody but its own container.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use super::{SetupFailure, Step};
+
+/// Longest path that a failure report carries; longer ones are cut.
+const PATH_MAX: usize = 4096;
+const MESSAGE_MAX: usize = 6 + PATH_MAX;
+
+/// A message of the launch channel.
+#[derive(Debug)]
+pub enum LaunchMessage {
+    /// The container's init, or the exec'd process, exists.
+    Started {
+        /// Its process id in the supervisor's PID namespace.
+        pid: i32,
+        /// Its pidfd.
+        pidfd: OwnedFd,
+    },
+    /// The master side of the terminal that the plan asked for.
+    Console(OwnedFd),
+    /// The launch failed; the process has exited or is about to.
+    Failed(SetupFailure),
+}
+
+/// What [`LaunchChannel::recv`] found.
+#[derive(Debug)]
+pub enum Received {
+    /// A message.
+    Message(LaunchMessage),
+    /// Nothing yet: wait for readability.
+    WouldBlock,
+    /// Every sender is gone. After `Started` and without `Failed` this means that `execve` succeeded.
+    Eof,
+}
+
+/// The supervisor's end of the launch channel, non-blocking.
+#[derive(Debug)]
+pub struct LaunchChannel(OwnedFd);
+
+/// The child's end of the launch channel; closes on exec.
+#[derive(Debug)]
+pub(crate) struct Reporter(OwnedFd);
+
+pub(crate) fn pair() -> io::Result<(LaunchChannel, Reporter)> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((LaunchChannel(ours), Reporter(theirs)))
+}
+
+impl AsFd for LaunchChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for LaunchChannel {
+    /// For a supervisor that was executed anew and finds its fds in place.
+    fn from(fd: OwnedFd) -> Self {
+        LaunchChannel(fd)
+    }
+}
+
+impl From<LaunchChannel> for OwnedFd {
+    fn from(channel: LaunchChannel) -> Self {
+        channel.0
+    }
+}
+
+impl LaunchChannel {
+    /// Receives the next message, without blocking.
+    ///
+    /// # Errors
+    /// What `recvmsg` answers, and `InvalidData` for a packet that is no message.
+    pub fn recv(&self) -> io::Result<Received> {
+        let mut bytes = [0u8; MESSAGE_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            match recvmsg(
+                &self.0,
+                &mut [IoSliceMut::new(&mut bytes)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
+                Ok(received) => break received,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(Received::WouldBlock),
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        if received.bytes == 0 {
+            return Ok(Received::Eof);
+        }
+        let fd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        decode(&bytes[..received.bytes], fd)
+            .map(Received::Message)
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Option<LaunchMessage> {
+    let (kind, body) = bytes.split_first()?;
+    match (kind, fd) {
+        (b'S', Some(pidfd)) => Some(LaunchMessage::Started {
+            pid: i32::from_le_bytes(body.try_into().ok()?),
+            pidfd,
+        }),
+        (b'C', Some(master)) => Some(LaunchMessage::Console(master)),
+        (b'F', None) => {
+            let (step, rest) = body.split_first()?;
+            let (errno, path) = rest.split_first_chunk()?;
+            Some(LaunchMessage::Failed(SetupFailure {
+                step: Step::from_number(*step)?,
+                path: (!path.is_empty()).then(|| String::from_utf8_lossy(path).into_owned()),
+                errno: i32::from_le_bytes(*errno),
+            }))
+        }
+        _ => None,
+    }
+}
+
+impl AsFd for Reporter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Reporter {
+    pub(crate) fn started(&self, pid: i32, pidfd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        let mut message = [b'S', 0, 0, 0, 0];
+        message[1..].copy_from_slice(&pid.to_le_bytes());
+        self.send(&message, Some(pidfd))
+    }
+
+    pub(crate) fn console(&self, master: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        self.send(b"C", Some(master))
+    }
+
+    /// Reports a failure. Nothing can be done when that fails too: the supervisor then sees the end of the stream
+    /// and the exit of the process.
+    pub(crate) fn failed(&self, failure: &SetupFailure) {
+        let path = failure.path.as_deref().unwrap_or_default().as_bytes();
+        let mut message = Vec::with_capacity(MESSAGE_MAX);
+        message.extend([b'F', failure.step as u8]);
+        message.extend(failure.errno.to_le_bytes());
+        message.extend(&path[..path.len().min(PATH_MAX)]);
+        let _ = self.send(&message, None);
+    }
+
+    fn send(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> rustix::io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = fd.as_slice();
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        loop {
+            match sendmsg(
+                &self.0,
+                &[IoSlice::new(message)],
+                &mut control,
+                SendFlags::NOSIGNAL,
+            ) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_in_order_and_then_the_end() {
+        let (channel, reporter) = pair().unwrap();
+        assert!(matches!(channel.recv().unwrap(), Received::WouldBlock));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        reporter.started(4711, file.as_fd()).unwrap();
+        reporter.console(file.as_fd()).unwrap();
+        let failure = SetupFailure {
+            step: Step::Mount,
+            path: Some("/proc".into()),
+            errno: libc::EPERM,
+        };
+        reporter.failed(&failure);
+        drop(reporter);
+        assert!(matches!(
+            channel.recv().unwrap(),
+            Received::Message(LaunchMessage::Started { pid: 4711, .. })
+        ));
+        assert!(matches!(
+            channel.recv().unwrap(),
+            Received::Message(LaunchMessage::Console(_))
+        ));
+        let Received::Message(LaunchMessage::Failed(got)) = channel.recv().unwrap() else {
+            panic!("no failure")
+        };
+        assert_eq!(got, failure);
+        assert!(matches!(channel.recv().unwrap(), Received::Eof));
+    }
+
+    #[test]
+    fn a_packet_that_is_no_message_is_an_error_and_its_fd_is_closed() {
+        let (channel, reporter) = pair().unwrap();
+        for packet in [&b"S"[..], b"X", b"F", b"F\xff\0\0\0\0", b"C"] {
+            reporter.send(packet, None).unwrap();
+            assert_eq!(
+                channel.recv().unwrap_err().kind(),
+                io::ErrorKind::InvalidData,
+                "{packet:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_endless_path_is_cut() {
+        let (channel, reporter) = pair().unwrap();
+        reporter.failed(&SetupFailure {
+            step: Step::Mount,
+            path: Some("x".repeat(100_000)),
+            errno: 1,
+        });
+        let Received::Message(LaunchMessage::Failed(got)) = channel.recv().unwrap() else {
+            panic!("no failure")
+        };
+        assert_eq!(got.path.unwrap().len(), PATH_MAX);
+    }
+}

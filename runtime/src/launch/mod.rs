@@ -1,0 +1,83 @@
+//! The launch of a container process, in two stages.
+//!
+//! ```text
+//! supervisor ──clone3──► stage-1 ─────────────clone3(CLONE_PARENT)──► init ──► execve
+//!   parent of both         │ host's mount and pid namespace             │ the container's namespaces
+//!                          │ joins the cgroups, decodes the plan        │ moves the mounts, pivots,
+//!                          │ makes every mount, detached                │ drops identity and privilege
+//!                          ▼                                            ▼
+//!        LaunchChannel:  Started{pid} + pidfd          Console + fd, Failed{step, path, errno}
+//! ```
+//! The end of the stream after `Started` means that `execve` succeeded: the channel closes on exec.
+
+mod channel;
+mod pod;
+mod step;
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+pub use channel::{LaunchChannel, LaunchMessage, Received};
+pub use pod::{IpcMode, NetworkMode, PodInit, PodNamespaces, PodPidMode, PodPlan, create_namespaces};
+pub use step::{SetupFailure, Step};
+
+/// The child's ends of its standard streams. `None` means the container's own `/dev/null`, or the terminal
+/// when the plan asks for one.
+#[derive(Debug, Default)]
+pub struct ChildStdio {
+    /// Standard input, to be read by the child.
+    pub stdin: Option<OwnedFd>,
+    /// Standard output, to be written by the child.
+    pub stdout: Option<OwnedFd>,
+    /// Standard error, to be written by the child.
+    pub stderr: Option<OwnedFd>,
+}
+
+/// What a launch needs to know of its surroundings besides the plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The pod's namespaces; the calling process must itself be in its network, IPC and UTS namespaces.
+    pub pod: &'a PodNamespaces,
+    /// The container's directory in the v2 (or hybrid `unified`) hierarchy, for `CLONE_INTO_CGROUP`.
+    pub cgroup_v2: Option<BorrowedFd<'a>>,
+    /// Pidfd of the container whose PID namespace is shared, when the plan says [TARGET](crate::launch).
+    pub pid_target: Option<BorrowedFd<'a>>,
+}
+
+/// A launch under way. Both processes are children of the caller; reap them by pidfd.
+#[derive(Debug)]
+pub struct Launching {
+    /// Process id of stage-1, in the caller's PID namespace.
+    pub stage1_pid: i32,
+    /// Pidfd of stage-1, which always exits by itself.
+    pub stage1: OwnedFd,
+    /// Where the launch reports.
+    pub channel: LaunchChannel,
+}
+
+/// Starts a container from a sealed `LaunchPlan`. Returns as soon as stage-1 is cloned: everything slow happens there.
+///
+/// # Errors
+/// Only what `socketpair` and `clone3` answer; failures of the launch itself arrive on the channel.
+pub fn launch_container(
+    plan: BorrowedFd<'_>,
+    stdio: ChildStdio,
+    around: Surroundings<'_>,
+) -> io::Result<Launching> {
+    let _ = (plan, stdio, around);
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Starts a process inside a running container from a sealed `ExecPlan`. `init` is the pidfd of the container's init.
+///
+/// # Errors
+/// As [`launch_container`].
+pub fn launch_exec(
+    plan: BorrowedFd<'_>,
+    stdio: ChildStdio,
+    around: Surroundings<'_>,
+    init: BorrowedFd<'_>,
+) -> io::Result<Launching> {
+    let _ = (plan, stdio, around, init);
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,1 @@
+//! Frames and messages between the daemon and a supervisor.

@@ -1,0 +1,1 @@
+//! The process `crisp-pod`: parent of a pod's containers.
