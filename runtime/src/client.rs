@@ -1,1 +1,260 @@
-//! The daemon's side of the supervisor protocol: spawn a supervisor or connect to one that runs.
+//! The daemon's side: one binary for all pods, one process per pod, one socket per conversation.
+//!
+//! Everything here is synchronous and does not block; the daemon drives [`Socket`] with its own event loop.
+//!
+//! ```text
+//!   SupervisorBinary::load ── sealed memfd ──► spawn ──► crisp-pod   0: listening socket  <dir>/sock
+//!                                               │                   1: first connection ──► Spawned.connection
+//!   after a restart:  connect(<dir>/sock) ──────┴─ peer credentials: uid 0, pid of the supervisor
+//! ```
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect as connect_socket, listen,
+    socket_with, sockopt::socket_peercred,
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+pub use crate::protocol::{Event, Frame, Kind, Reply, Request, Socket};
+
+use crate::protocol::PodId;
+use crate::sys::{binary, proc};
+
+/// Name of the socket in a pod's run directory.
+pub const SOCKET_NAME: &str = "sock";
+
+/// A daemon's dealing with supervisors failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The supervisor's binary could not be made unchangeable and executable.
+    #[error("load supervisor binary {path}: {source}")]
+    Load {
+        /// The binary.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// A supervisor could not be started.
+    #[error("start supervisor of pod {pod}: {step}: {source}")]
+    Spawn {
+        /// The pod.
+        pod: PodId,
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// No connection to a supervisor.
+    #[error("connect to supervisor at {path}: {source}")]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// Somebody else listens on the supervisor's socket.
+    #[error("{path} belongs to pid {pid} of uid {uid}, not to a supervisor of root")]
+    Peer {
+        /// The socket.
+        path: PathBuf,
+        /// The listener's pid.
+        pid: i32,
+        /// The listener's uid.
+        uid: u32,
+    },
+}
+
+/// The supervisor's executable, loaded once and shared by all pods; nothing can write to it any more.
+#[derive(Debug)]
+pub struct SupervisorBinary(OwnedFd);
+
+/// What a new supervisor is told.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// The pod it is to keep.
+    pub pod: &'a PodId,
+    /// The pod's run directory, which exists, mode 0700; the socket is made in it.
+    pub directory: &'a Path,
+    /// Directory of the exit records, which exists.
+    pub exits: &'a Path,
+    /// Cgroup directories that it enters before anything else, one per hierarchy; never below the pod's.
+    pub cgroups: &'a [PathBuf],
+    /// Where its panic message goes, should it ever have one; else `/dev/null`.
+    pub stderr: Option<OwnedFd>,
+}
+
+/// A supervisor that was started. It is a child of this process: whoever waits for `pidfd` reaps it.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its first connection; `Hello` is still to be sent.
+    pub connection: Socket,
+    /// Its process id.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// Its start in clock ticks since boot, to tell it from a later process with its pid.
+    pub start_time: u64,
+}
+
+/// A connection by path, its peer checked.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection; `Hello` is still to be sent.
+    pub connection: Socket,
+    /// The supervisor's process id.
+    pub pid: i32,
+}
+
+impl SupervisorBinary {
+    /// Copies the binary into a sealed memfd; where `vm.memfd_noexec` forbids executing one, takes a detached read-only
+    /// clone of its mount instead. Either way no holder of the descriptor can reach a writable file.
+    ///
+    /// # Errors
+    /// [`ClientError::Load`]
+    pub fn load(path: &Path) -> Result<SupervisorBinary, ClientError> {
+        binary::load(path)
+            .map(SupervisorBinary)
+            .map_err(|source| ClientError::Load {
+                path: path.to_owned(),
+                source,
+            })
+    }
+
+    /// A descriptor for `Request::Reexec`.
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub fn to_fd(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
+    /// Starts a supervisor (`posix_spawn`: no copy of this process's memory) with a clean environment.
+    ///
+    /// # Errors
+    /// [`ClientError::Spawn`]; nothing is left behind but a socket file in the pod's directory.
+    pub fn spawn(&self, spawn: Spawn<'_>) -> Result<Spawned, ClientError> {
+        let fail = |step| {
+            move |source: io::Error| ClientError::Spawn {
+                pod: spawn.pod.clone(),
+                step,
+                source,
+            }
+        };
+        let listener = listen_in(spawn.directory).map_err(fail("listen"))?;
+        let (ours, theirs) = Socket::pair().map_err(fail("socketpair"))?;
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        command
+            .arg0("crisp-pod")
+            .arg(spawn.pod.as_str())
+            .arg(spawn.exits)
+            .args(spawn.cgroups)
+            .env_clear()
+            .current_dir("/")
+            .stdin(listener)
+            .stdout(OwnedFd::from(theirs))
+            .stderr(spawn.stderr.map_or_else(Stdio::null, Stdio::from));
+        let child = command.spawn().map_err(fail("spawn"))?;
+        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+        // The child is not reaped before somebody waits for this pidfd, so the pid is its own.
+        let opened = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+        let pidfd = opened.map_err(io::Error::from).map_err(fail("pidfd_open"))?;
+        let start_time = proc::start_time(pid).map_err(fail("read start time"))?;
+        Ok(Spawned {
+            connection: ours,
+            pid,
+            pidfd,
+            start_time,
+        })
+    }
+}
+
+impl AsFd for SupervisorBinary {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Connects to a supervisor by the path of its socket and checks that the listener is root's; with `pid` also that it
+/// is that process (a supervisor listens anew when it starts, so the credentials are its own).
+///
+/// # Errors
+/// [`ClientError::Connect`] (`NotFound` or `ConnectionRefused` when there is no supervisor, `WouldBlock` when its backlog is
+/// full) or [`ClientError::Peer`].
+pub fn connect(path: &Path, pid: Option<i32>) -> Result<Connected, ClientError> {
+    let fail = |source: io::Error| ClientError::Connect {
+        path: path.to_owned(),
+        source,
+    };
+    let connection = connect_by_directory(path).map_err(fail)?;
+    let peer = socket_peercred(&connection).map_err(|e| fail(e.into()))?;
+    let peer_pid = peer.pid.as_raw_nonzero().get();
+    if !peer.uid.is_root() || pid.is_some_and(|pid| pid != peer_pid) {
+        return Err(ClientError::Peer {
+            path: path.to_owned(),
+            pid: peer_pid,
+            uid: peer.uid.as_raw(),
+        });
+    }
+    Ok(Connected {
+        connection: Socket::from_fd(connection).map_err(fail)?,
+        pid: peer_pid,
+    })
+}
+
+/// A listening socket `directory/sock`, mode 0600, in place of whatever had that name.
+fn listen_in(directory: &Path) -> io::Result<OwnedFd> {
+    let held = hold(directory)?;
+    match rustix::fs::unlinkat(&held, SOCKET_NAME, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let socket = seqpacket()?;
+    // The mode of the socket file is that of the socket's inode at bind(2), less the umask: nobody can connect between
+    // bind and a later chmod.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &short_address(&held, OsStr::new(SOCKET_NAME))?)?;
+    listen(&socket, 64)?;
+    Ok(socket)
+}
+
+fn connect_by_directory(path: &Path) -> io::Result<OwnedFd> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let held = hold(path.parent().ok_or_else(invalid)?)?;
+    let socket = seqpacket()?;
+    connect_socket(
+        &socket,
+        &short_address(&held, path.file_name().ok_or_else(invalid)?)?,
+    )?;
+    Ok(socket)
+}
+
+fn hold(directory: &Path) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(File::from(openat(CWD, directory, flags, Mode::empty())?))
+}
+
+fn seqpacket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        flags,
+        None,
+    )?)
+}
+
+/// An address has room for 108 bytes, a state directory may be longer: go by the directory's descriptor.
+fn short_address(directory: &File, name: &OsStr) -> io::Result<SocketAddrUnix> {
+    let path = Path::new("/proc/self/fd")
+        .join(directory.as_raw_fd().to_string())
+        .join(name);
+    Ok(SocketAddrUnix::new(path)?)
+}

@@ -1,0 +1,371 @@
+//! What a daemon may ask.
+
+use std::os::fd::OwnedFd;
+
+use minicbor::{Decode, Encode};
+
+use super::frame::{Frame, Kind, ProtocolError};
+use super::id::{ContainerId, ExecId};
+use super::value::{Features, Target};
+
+/// A request with the descriptors that travel with it.
+#[derive(Debug)]
+pub enum Request {
+    /// First on each connection; answered `Welcome`.
+    Hello(Hello),
+    /// Make the pod's namespaces; answered `PodCreated` or `Failed`. Asked again, it answers what exists.
+    CreatePod {
+        /// Sealed memfd with a `launch::PodPlan`.
+        plan: OwnedFd,
+    },
+    /// Launch a container; answered `Started` or `Failed`. Asked again for the same id, it joins the launch under
+    /// way or answers what came of it, and launches nothing.
+    StartContainer {
+        /// The container.
+        start: StartContainer,
+        /// Sealed memfd with a `launch::LaunchPlan`.
+        plan: OwnedFd,
+        /// Log file, opened for appending; without it output is discarded.
+        log: Option<OwnedFd>,
+        /// Directory of the container's cgroup in the unified hierarchy, for `CLONE_INTO_CGROUP`.
+        cgroup: Option<OwnedFd>,
+    },
+    /// Run a further process in a running container; answered `ExecStarted` or `Failed`.
+    Exec {
+        /// The exec.
+        exec: Exec,
+        /// Sealed memfd with a `launch::ExecPlan`.
+        plan: OwnedFd,
+        /// As in `StartContainer`.
+        cgroup: Option<OwnedFd>,
+    },
+    /// Send a signal; answered `Done`.
+    Signal(Signal),
+    /// Go on in another log file from a line boundary on; answered `Done` when the writer has the file.
+    ReopenLog {
+        /// The container.
+        container: ContainerId,
+        /// The new file, opened for appending.
+        log: OwnedFd,
+    },
+    /// What exists; answered `Listing`.
+    List,
+    /// Drop an exited container from the table and unlink its exit record; answered `Done`, also when the id is
+    /// unknown.
+    Forget {
+        /// The container.
+        container: ContainerId,
+    },
+    /// Set the size of a terminal; answered `Done`.
+    Resize {
+        /// The process with the terminal.
+        target: Target,
+        /// Its new size.
+        size: WindowSize,
+    },
+    /// Close a container's stdin; answered `Done`.
+    CloseStdin {
+        /// The container.
+        container: ContainerId,
+    },
+    /// Reserved for attaching to a container's stdio; answered `Unsupported` by this version.
+    Attach {
+        /// The container.
+        container: ContainerId,
+    },
+    /// Go on as a newer binary; answered `Done` by that binary.
+    Reexec {
+        /// The executable.
+        binary: OwnedFd,
+    },
+    /// Leave; answered `Done`, or `Busy` while a container runs.
+    Shutdown,
+}
+
+/// Opens a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Hello {
+    /// What the client can do.
+    #[n(0)]
+    pub features: Features,
+    /// Whether this connection wants to hear of containers' exits and log faults.
+    #[n(1)]
+    pub events: bool,
+}
+
+/// What a container needs besides its plan.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct StartContainer {
+    /// The container.
+    #[n(0)]
+    pub container: ContainerId,
+    /// The plan has a terminal: stdio is a pty, its output is logged as stdout.
+    #[n(1)]
+    pub tty: bool,
+    /// Keep a stdin pipe open for the container; without it stdin is `/dev/null`. A terminal always has one.
+    #[n(2)]
+    pub stdin: bool,
+    /// Stdin ends with the first client that attached to it.
+    #[n(3)]
+    pub stdin_once: bool,
+    /// File with an `oom_kill <n>` line: v1 `memory.oom_control` or v2 `memory.events`. Opened at the start, since a
+    /// systemd scope is gone when its last process is.
+    #[n(4)]
+    pub oom_file: Option<String>,
+    /// A directory of the container's cgroup, in any hierarchy that has all its processes: how `SignalScope::All` finds
+    /// them, and what is killed when a launch dies half-way.
+    #[n(5)]
+    pub cgroup: Option<String>,
+    /// A log descriptor follows the plan.
+    #[n(6)]
+    has_log: bool,
+    /// A cgroup descriptor follows.
+    #[n(7)]
+    has_cgroup: bool,
+    /// The container whose pid namespace this one joins, when the plan says so.
+    #[n(8)]
+    pub pid_target: Option<ContainerId>,
+}
+
+/// What an exec needs besides its plan.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Exec {
+    /// The exec and its container.
+    #[n(0)]
+    pub container: ContainerId,
+    /// The exec's own id.
+    #[n(1)]
+    pub exec: ExecId,
+    /// The plan has a terminal; the reply brings the pty's master in place of pipes.
+    #[n(2)]
+    pub tty: bool,
+    /// Make a pipe for stdin.
+    #[n(3)]
+    pub stdin: bool,
+    /// Make a pipe for stdout.
+    #[n(4)]
+    pub stdout: bool,
+    /// Make a pipe for stderr.
+    #[n(5)]
+    pub stderr: bool,
+    /// A cgroup descriptor follows the plan.
+    #[n(6)]
+    has_cgroup: bool,
+}
+
+/// A signal and whom it reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Signal {
+    /// The process.
+    #[n(0)]
+    pub target: Target,
+    /// Signal number, signal(7).
+    #[n(1)]
+    pub signal: i32,
+    /// How far it reaches.
+    #[n(2)]
+    pub scope: SignalScope,
+}
+
+/// How far a signal reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum SignalScope {
+    /// The process alone.
+    #[n(0)]
+    Process,
+    /// Its process group.
+    #[n(1)]
+    Group,
+    /// Every process in the container's cgroup.
+    #[n(2)]
+    All,
+}
+
+/// Size of a terminal in character cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct WindowSize {
+    /// Rows.
+    #[n(0)]
+    pub rows: u16,
+    /// Columns.
+    #[n(1)]
+    pub columns: u16,
+}
+
+/// A body that names a container and nothing else.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Named {
+    #[n(0)]
+    container: ContainerId,
+}
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Resize {
+    #[n(0)]
+    target: Target,
+    #[n(1)]
+    size: WindowSize,
+}
+
+/// A body without keys.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+pub(super) struct Empty {}
+
+const HELLO: Kind = Kind(1);
+const CREATE_POD: Kind = Kind(2);
+const START_CONTAINER: Kind = Kind(3);
+const EXEC: Kind = Kind(4);
+const SIGNAL: Kind = Kind(5);
+const REOPEN_LOG: Kind = Kind(6);
+const LIST: Kind = Kind(7);
+const FORGET: Kind = Kind(8);
+const RESIZE: Kind = Kind(9);
+const CLOSE_STDIN: Kind = Kind(10);
+const ATTACH: Kind = Kind(11);
+const REEXEC: Kind = Kind(12);
+const SHUTDOWN: Kind = Kind(13);
+
+impl StartContainer {
+    /// A container without terminal, stdin, OOM counter or cgroup.
+    pub fn new(container: ContainerId) -> StartContainer {
+        StartContainer {
+            container,
+            tty: false,
+            stdin: false,
+            stdin_once: false,
+            oom_file: None,
+            cgroup: None,
+            has_log: false,
+            has_cgroup: false,
+            pid_target: None,
+        }
+    }
+}
+
+impl Exec {
+    /// An exec without terminal or stdio.
+    pub fn new(container: ContainerId, exec: ExecId) -> Exec {
+        Exec {
+            container,
+            exec,
+            tty: false,
+            stdin: false,
+            stdout: false,
+            stderr: false,
+            has_cgroup: false,
+        }
+    }
+}
+
+impl Request {
+    /// The frame that carries this request.
+    pub fn into_frame(self, id: u32) -> Frame {
+        match self {
+            Request::Hello(hello) => Frame::new(HELLO, id, &hello, vec![]),
+            Request::CreatePod { plan } => Frame::new(CREATE_POD, id, &Empty {}, vec![plan]),
+            Request::StartContainer {
+                mut start,
+                plan,
+                log,
+                cgroup,
+            } => {
+                start.has_log = log.is_some();
+                start.has_cgroup = cgroup.is_some();
+                let fds = [Some(plan), log, cgroup].into_iter().flatten().collect();
+                Frame::new(START_CONTAINER, id, &start, fds)
+            }
+            Request::Exec {
+                mut exec,
+                plan,
+                cgroup,
+            } => {
+                exec.has_cgroup = cgroup.is_some();
+                let fds = [Some(plan), cgroup].into_iter().flatten().collect();
+                Frame::new(EXEC, id, &exec, fds)
+            }
+            Request::Signal(signal) => Frame::new(SIGNAL, id, &signal, vec![]),
+            Request::ReopenLog { container, log } => {
+                Frame::new(REOPEN_LOG, id, &Named { container }, vec![log])
+            }
+            Request::List => Frame::new(LIST, id, &Empty {}, vec![]),
+            Request::Forget { container } => Frame::new(FORGET, id, &Named { container }, vec![]),
+            Request::Resize { target, size } => Frame::new(RESIZE, id, &Resize { target, size }, vec![]),
+            Request::CloseStdin { container } => Frame::new(CLOSE_STDIN, id, &Named { container }, vec![]),
+            Request::Attach { container } => Frame::new(ATTACH, id, &Named { container }, vec![]),
+            Request::Reexec { binary } => Frame::new(REEXEC, id, &Empty {}, vec![binary]),
+            Request::Shutdown => Frame::new(SHUTDOWN, id, &Empty {}, vec![]),
+        }
+    }
+
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`ProtocolError::UnknownKind`] for a kind of a later version (to be answered `Unsupported`);
+    /// [`ProtocolError::Body`] and [`ProtocolError::Descriptors`] for a message that breaks the rules.
+    pub fn from_frame(mut frame: Frame) -> Result<Request, ProtocolError> {
+        let request = match frame.kind {
+            HELLO => Request::Hello(frame.body()?),
+            CREATE_POD => Request::CreatePod {
+                plan: frame.take_fd()?,
+            },
+            START_CONTAINER => {
+                let start: StartContainer = frame.body()?;
+                let mut fds =
+                    frame.take_fds(1 + usize::from(start.has_log) + usize::from(start.has_cgroup))?;
+                let plan = fds.required()?;
+                let log = fds.announced(start.has_log);
+                let cgroup = fds.announced(start.has_cgroup);
+                Request::StartContainer {
+                    start,
+                    plan,
+                    log,
+                    cgroup,
+                }
+            }
+            EXEC => {
+                let exec: Exec = frame.body()?;
+                let mut fds = frame.take_fds(1 + usize::from(exec.has_cgroup))?;
+                let plan = fds.required()?;
+                let cgroup = fds.announced(exec.has_cgroup);
+                Request::Exec { exec, plan, cgroup }
+            }
+            SIGNAL => Request::Signal(frame.body()?),
+            REOPEN_LOG => {
+                let Named { container } = frame.body()?;
+                Request::ReopenLog {
+                    container,
+                    log: frame.take_fd()?,
+                }
+            }
+            LIST => Request::List,
+            FORGET => Request::Forget {
+                container: frame.body::<Named>()?.container,
+            },
+            RESIZE => {
+                let Resize { target, size } = frame.body()?;
+                Request::Resize { target, size }
+            }
+            CLOSE_STDIN => Request::CloseStdin {
+                container: frame.body::<Named>()?.container,
+            },
+            ATTACH => Request::Attach {
+                container: frame.body::<Named>()?.container,
+            },
+            REEXEC => Request::Reexec {
+                binary: frame.take_fd()?,
+            },
+            SHUTDOWN => Request::Shutdown,
+            kind => return Err(ProtocolError::UnknownKind(kind)),
+        };
+        Ok(request)
+    }
+}

@@ -1,0 +1,94 @@
+//! An executable that nobody can change, whoever gets hold of a descriptor or of `/proc/<pid>/exe`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use super::memfd;
+
+/// Loads the binary at `path`: a sealed memfd, or else a read-only clone of its mount.
+pub(crate) fn load(path: &Path) -> io::Result<OwnedFd> {
+    let mut source = File::open(path)?;
+    match memfd::executable(c"crisp-pod", &mut source) {
+        // vm.memfd_noexec=2 refuses executable memfds altogether.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => read_only_clone(path),
+        other => other,
+    }
+}
+
+/// A detached clone of the mount below `path`, with nothing but that file in it, read-only.
+fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
+    let tree = open_tree(
+        CWD,
+        path,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV,
+        attr_clr: libc::MOUNT_ATTR_NOEXEC,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is a C string, the attributes are a live mount_attr and their size is passed along; the kernel
+    // only reads both.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        Ok(tree)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::OpenOptions;
+    use std::process::Command;
+
+    /// A path, not an open file: what is open for writing cannot be executed.
+    fn program() -> tempfile::TempPath {
+        let copy = tempfile::NamedTempFile::new_in("/var/tmp")
+            .unwrap()
+            .into_temp_path();
+        std::fs::copy("/bin/true", &copy).unwrap();
+        copy
+    }
+
+    fn assert_runs_and_cannot_be_written(binary: &OwnedFd) {
+        let path = format!("/proc/self/fd/{}", binary.as_raw_fd());
+        assert!(Command::new(&path).status().unwrap().success());
+        // As root, so that only seals or a read-only mount stand in the way.
+        let written = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|file| std::os::unix::fs::FileExt::write_at(&file, b"x", 0));
+        assert!(written.is_err());
+    }
+
+    #[test]
+    fn the_memfd_runs_and_cannot_be_written() {
+        let binary = load(&program()).unwrap();
+        assert_runs_and_cannot_be_written(&binary);
+    }
+
+    #[test]
+    fn the_clone_runs_and_cannot_be_written() {
+        let source = program();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&source, mode).unwrap();
+        assert_runs_and_cannot_be_written(&read_only_clone(&source).unwrap());
+    }
+}
