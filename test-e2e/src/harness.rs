@@ -1,0 +1,420 @@
+//! A `crisp` of a test's own: started, killed, restarted, stopped, and closed with nothing left.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tonic::Status;
+
+use crate::built;
+use crate::client::Client;
+use crate::daemon::spawn;
+use crate::host::Host;
+use crate::images::Image;
+use crate::layout::{BRIDGE, Layout, REGISTRY_PORT, Settings};
+use crate::leaks::{Trace, left_behind};
+use crate::pods::RunningPod;
+use crate::process::Process;
+use crate::registry::Registry;
+use crate::specs::Pod;
+
+impl Settings {
+    /// Starts a server so.
+    pub async fn start(self) -> Server {
+        Server::launch(self).await
+    }
+}
+
+/// A running daemon, its host, its registry and its client.
+pub struct Server {
+    /// Connected to it; made anew at every restart.
+    pub client: Client,
+    /// A registry it may pull from.
+    pub registry: Registry,
+    /// The host it runs on.
+    pub host: Host,
+    layout: Layout,
+    process: Option<Process>,
+    environment: Vec<(String, String)>,
+    wrapper: Vec<String>,
+    before: BTreeSet<Trace>,
+    closed: bool,
+}
+
+impl Server {
+    /// Starts a server with the embedded network and nothing in its store.
+    ///
+    /// # Panics
+    /// When it does not become ready; its log is printed.
+    pub async fn start() -> Self {
+        Self::launch(Settings::default()).await
+    }
+
+    async fn launch(mut settings: Settings) -> Self {
+        let host = Host::new().await;
+        let layout = Layout::new();
+        let registry = Registry::start(&host, REGISTRY_PORT).await;
+        fs::write(layout.path("config.toml"), layout.config(&settings)).expect("writing the configuration");
+        for (name, text) in &settings.conflists {
+            fs::write(layout.path("net.d").join(name), text).expect("writing a conflist");
+        }
+        if let Some(prepare) = settings.prepare.take() {
+            let directory = layout.directory.path().to_owned();
+            host.enter(move || prepare(&directory)).await;
+        }
+        let before = layout.scope(&host).list();
+        let (environment, wrapper) = (settings.environment, settings.wrapper);
+        match spawn(&host, &layout, &environment, &wrapper).await {
+            Ok((process, client)) => Self {
+                client,
+                registry,
+                host,
+                layout,
+                process: Some(process),
+                environment,
+                wrapper,
+                before,
+                closed: false,
+            },
+            Err(why) => {
+                layout.print_log();
+                layout.scope(&host).sweep();
+                panic!("crisp does not start: {why}");
+            }
+        }
+    }
+
+    /// The directory all files of this server lie below.
+    pub fn directory(&self) -> &Path {
+        self.layout.directory.path()
+    }
+
+    /// Its data directory; what is mounted there is seen through [`Host::path`].
+    pub fn data_dir(&self) -> &Path {
+        &self.layout.files[1]
+    }
+
+    /// Its state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.layout.files[0]
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.layout.path("crisp.sock")
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.layout.path("config.toml")
+    }
+
+    /// Its CNI configuration directory.
+    pub fn conf_dir(&self) -> PathBuf {
+        self.layout.path("net.d")
+    }
+
+    /// The root of its cgroups, without a leading slash.
+    pub fn cgroup_root(&self) -> &str {
+        &self.layout.cgroup_root
+    }
+
+    /// The daemon's pid.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the daemon runs").pid()
+    }
+
+    /// What the daemon and its supervisors have printed so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.layout.path("log")).unwrap_or_default()
+    }
+
+    /// What there is now of mounts, links, cgroups, processes, sockets and files.
+    pub fn traces(&self) -> BTreeSet<Trace> {
+        self.layout.scope(&self.host).list()
+    }
+
+    /// Processes of this server: the daemon, supervisors, containers.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        self.layout.scope(&self.host).processes()
+    }
+
+    /// Publishes an image in the server's registry and pulls it; the reference.
+    ///
+    /// # Panics
+    /// When it cannot be pulled.
+    pub async fn pull(&self, repository: &str, image: &Image) -> String {
+        let reference = self.registry.publish(repository, "test", image);
+        self.client
+            .pull(&reference)
+            .await
+            .expect("a healthy registry serves");
+        reference
+    }
+
+    /// [`crate::images::busybox`], pulled.
+    ///
+    /// # Panics
+    /// As [`Self::pull`].
+    pub async fn busybox(&self) -> String {
+        self.pull("busybox", crate::images::busybox()).await
+    }
+
+    /// [`crate::images::probe`], pulled.
+    ///
+    /// # Panics
+    /// As [`Self::pull`].
+    pub async fn probe(&self) -> String {
+        self.pull("probe", crate::images::probe()).await
+    }
+
+    /// A pod's configuration with its log directory and cgroup below this server's.
+    pub fn pod(&self, name: &str) -> Pod {
+        Pod::new(name)
+            .log_directory(&self.layout.path("logs").join(name))
+            .cgroup_parent(&format!("/{}/kubepods", self.layout.cgroup_root))
+    }
+
+    /// Runs a plain pod.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub async fn run_pod(&self, name: &str) -> RunningPod {
+        self.run(&self.pod(name)).await.expect("a plain pod runs")
+    }
+
+    /// Runs a pod.
+    ///
+    /// # Errors
+    /// What the runtime answers.
+    pub async fn run(&self, pod: &Pod) -> Result<RunningPod, Status> {
+        RunningPod::run(&self.client, pod).await
+    }
+
+    /// Runs the command line with this server's configuration.
+    ///
+    /// # Panics
+    /// When the program cannot be run.
+    pub async fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_with_input(arguments, Vec::new()).await
+    }
+
+    /// As [`Self::cli`], with something on stdin.
+    ///
+    /// # Panics
+    /// When the program cannot be run.
+    pub async fn cli_with_input(&self, arguments: &[&str], input: Vec<u8>) -> Output {
+        let mut command = Command::new(built::crisp());
+        command.arg("--config").arg(self.config_file()).args(arguments);
+        self.output(command, input).await
+    }
+
+    /// Runs any command on the server's host.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub async fn output(&self, mut command: Command, input: Vec<u8>) -> Output {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = self
+            .host
+            .enter(move || command.spawn())
+            .await
+            .expect("the program is there");
+        let finished = tokio::task::spawn_blocking(move || {
+            use std::io::Write as _;
+            let mut stdin = child.stdin.take().expect("stdin is a pipe");
+            // A program that does not read its input closes the pipe.
+            let feed = std::thread::spawn(move || drop(stdin.write_all(&input)));
+            let output = child.wait_with_output();
+            let _ = feed.join();
+            output
+        });
+        finished
+            .await
+            .expect("waiting does not panic")
+            .expect("the program's output is readable")
+    }
+
+    /// Kills the daemon with SIGKILL and waits until it is gone. Its pods go on.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub async fn kill9(&mut self) {
+        let mut process = self.process.take().expect("the daemon runs");
+        process.signal(Signal::KILL);
+        process.exited().await;
+    }
+
+    /// Starts the daemon again, after [`Self::kill9`] or [`Self::stop`], and reconnects.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn restart(&mut self) {
+        assert!(self.process.is_none(), "the daemon runs already");
+        let started = spawn(&self.host, &self.layout, &self.environment, &self.wrapper).await;
+        let (process, client) = started.unwrap_or_else(|why| panic!("crisp does not start again: {why}"));
+        (self.process, self.client) = (Some(process), client);
+    }
+
+    /// Stops the daemon as a service manager does. Its pods go on.
+    ///
+    /// # Panics
+    /// When it does not exit with 0 in good time.
+    pub async fn stop(&mut self) {
+        let mut process = self.process.take().expect("the daemon runs");
+        process.signal(Signal::TERM);
+        let status = tokio::time::timeout(Duration::from_secs(20), process.exited()).await;
+        let status = status.expect("the daemon exits on SIGTERM");
+        assert!(status.success(), "the daemon's exit on SIGTERM: {status}");
+    }
+
+    /// Removes all pods and images as kubelet would, stops the daemon, and demands that nothing is
+    /// left of any of it.
+    ///
+    /// # Panics
+    /// With the list of what is left.
+    pub async fn close(mut self) {
+        if self.process.is_none() {
+            self.restart().await;
+        }
+        self.converge().await;
+        let may_stay = |trace: &Trace| matches!(trace, Trace::Link(name) if name == BRIDGE);
+        self.nothing_left("after removing all pods and images", |trace| {
+            may_stay(trace) || self.is_infrastructure(trace)
+        })
+        .await;
+        self.stop().await;
+        self.nothing_left("after stopping the daemon", |trace| {
+            may_stay(trace) || self.is_cgroup_of_daemon(trace)
+        })
+        .await;
+        for cgroup in self.layout.scope(&self.host).cgroups().iter().rev() {
+            fs::remove_dir(cgroup)
+                .unwrap_or_else(|error| panic!("{} is not empty: {error}", cgroup.display()));
+        }
+        self.closed = true;
+    }
+
+    /// The convergence check of kubelet's kind: list, stop, remove, until there is nothing.
+    async fn converge(&self) {
+        for container in self.client.containers().await.expect("listing containers") {
+            self.client
+                .stop(&container.id, 0)
+                .await
+                .expect("stopping a container");
+            self.client
+                .remove(&container.id)
+                .await
+                .expect("removing a container");
+        }
+        for pod in self.client.pods().await.expect("listing pods") {
+            self.client.stop_pod(&pod.id).await.expect("stopping a pod");
+            self.client.remove_pod(&pod.id).await.expect("removing a pod");
+        }
+        for image in self.client.all_images().await.expect("listing images") {
+            self.client
+                .remove_image(&image.id)
+                .await
+                .expect("removing an image");
+        }
+        let left = (
+            self.client.pods().await,
+            self.client.containers().await,
+            self.client.all_images().await,
+        );
+        let left = (
+            left.0.expect("listing").len(),
+            left.1.expect("listing").len(),
+            left.2.expect("listing").len(),
+        );
+        assert_eq!(left, (0, 0, 0), "pods, containers and images after removing all");
+    }
+
+    async fn nothing_left(&self, when: &str, may_stay: impl Fn(&Trace) -> bool) {
+        let look = || {
+            let after = self.traces();
+            let left = left_behind(&self.before, &after);
+            left.into_iter()
+                .filter(|trace| !may_stay(trace))
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = look();
+            if left.is_empty() {
+                return;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "left {when}:\n  {}",
+                left.join("\n  ")
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What exists as long as the daemon does.
+    fn is_infrastructure(&self, trace: &Trace) -> bool {
+        match trace {
+            Trace::Process(pid, _) => self
+                .process
+                .as_ref()
+                .is_some_and(|process| i64::from(process.pid()) == i64::from(*pid)),
+            Trace::Socket(_) => true,
+            Trace::Cgroup(_) => self.is_cgroup_of_daemon(trace),
+            Trace::File(path) => {
+                fs::symlink_metadata(self.host.path(path)).is_ok_and(|file| file.is_dir())
+                    && self.is_top(path)
+            }
+            _ => false,
+        }
+    }
+
+    /// The root, the parent that pods were put below, and the places of daemon and supervisors.
+    fn is_cgroup_of_daemon(&self, trace: &Trace) -> bool {
+        let top = |path: &Path| path.ends_with(&self.layout.cgroup_root);
+        match trace {
+            Trace::Cgroup(path) => {
+                let known = ["daemon", "sup", "kubepods"]
+                    .iter()
+                    .any(|name| path.ends_with(name));
+                top(path) || (known && path.parent().is_some_and(top))
+            }
+            Trace::File(path) => {
+                fs::symlink_metadata(self.host.path(path)).is_ok_and(|file| file.is_dir())
+                    && self.is_top(path)
+            }
+            _ => false,
+        }
+    }
+
+    /// The store's own empty shelves: directories directly in the state and data directories.
+    fn is_top(&self, path: &Path) -> bool {
+        path.parent()
+            .is_some_and(|parent| self.layout.files.iter().any(|files| parent == files))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.closed {
+            return;
+        }
+        self.layout.print_log();
+        self.layout.scope(&self.host).sweep();
+        assert!(
+            std::thread::panicking(),
+            "a test ends with Server::close, which looks for leaks"
+        );
+    }
+}
