@@ -1,0 +1,366 @@
+//! From what was written to what can be used: every value is checked here, and nowhere later.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::error::ConfigError;
+use super::raw::{self, Raw};
+use super::source::Places;
+use super::{
+    Cgroup, CgroupDriver, Config, Embedded, Handler, Image, Limits, Log, LogFormat, Network, Registry,
+    Supervisor, duration,
+};
+
+/// `sun_path` holds 108 bytes with its final NUL (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+/// IFNAMSIZ with its final NUL (netdevice(7)).
+const LINK_NAME_MAX: usize = 15;
+/// Kubelet and cAdvisor recognise these endings and then behave as if that runtime answered.
+const SOCKETS_OF_OTHERS: &[&str] = &[
+    "containerd.sock",
+    "crio.sock",
+    "cri-dockerd.sock",
+    "dockershim.sock",
+    "docker.sock",
+    "frakti.sock",
+];
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+pub(super) fn check((raw, places): (Raw, Places)) -> Result<Config> {
+    let at = At(&places);
+    let state_dir = at.directory("state_dir", &raw.state_dir)?;
+    let data_dir = at.directory("data_dir", &raw.data_dir)?;
+    if data_dir.starts_with(&state_dir) || state_dir.starts_with(&data_dir) {
+        let problem = "must not contain, or lie in, `state_dir`: one dies with the boot and the other stays";
+        return Err(at.wrong("data_dir", problem));
+    }
+    Ok(Config {
+        socket: at.socket(&raw.socket)?,
+        state_dir,
+        data_dir,
+        log: at.log(&raw.log)?,
+        cgroup: at.cgroup(&raw.cgroup)?,
+        supervisor: Supervisor {
+            path: at.supervisor(&raw.supervisor.path)?,
+        },
+        network: at.network(&raw.network)?,
+        registry: at.registry(&raw.registry)?,
+        image: at.image(&raw.image)?,
+        handlers: at.handlers(&raw.handlers)?,
+        limits: at.limits(&raw.limits)?,
+        raw,
+    })
+}
+
+/// Knows where each key was set.
+struct At<'a>(&'a Places);
+
+impl At<'_> {
+    fn wrong(&self, key: &str, problem: impl Display) -> ConfigError {
+        ConfigError::Value {
+            place: self.0.of(key),
+            key: key.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+
+    fn path(&self, key: &str, text: &str) -> Result<PathBuf> {
+        let path = Path::new(text);
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if !path.is_absolute() || !plain || text.contains('\0') {
+            return Err(self.wrong(key, format!("{text:?} must be an absolute path without `..`")));
+        }
+        Ok(path.components().collect())
+    }
+
+    fn directory(&self, key: &str, text: &str) -> Result<PathBuf> {
+        let path = self.path(key, text)?;
+        if path.parent().is_none() {
+            return Err(self.wrong(
+                key,
+                "the root directory cannot be used: name a directory of crisp's own",
+            ));
+        }
+        Ok(path)
+    }
+
+    fn paths(&self, key: &str, texts: &[String]) -> Result<Vec<PathBuf>> {
+        texts.iter().map(|text| self.path(key, text)).collect()
+    }
+
+    fn duration(&self, key: &str, text: &str, range: RangeInclusive<Duration>) -> Result<Duration> {
+        match duration::parse(text) {
+            Some(duration) if range.contains(&duration) => Ok(duration),
+            Some(_) => Err(self.wrong(
+                key,
+                format!("{text:?} must be from {:?} to {:?}", range.start(), range.end()),
+            )),
+            None => Err(self.wrong(
+                key,
+                format!("{text:?} is no duration: write 500ms, 90s, 5m or 4h"),
+            )),
+        }
+    }
+
+    fn socket(&self, text: &str) -> Result<PathBuf> {
+        let path = self.directory("socket", text)?;
+        if text.len() > SOCKET_PATH_MAX {
+            return Err(self.wrong(
+                "socket",
+                format!("a socket's path has at most {SOCKET_PATH_MAX} bytes"),
+            ));
+        }
+        if let Some(other) = SOCKETS_OF_OTHERS.iter().find(|other| text.ends_with(*other)) {
+            let problem = format!("must not end in {other:?}: kubelet would take crisp for that runtime");
+            return Err(self.wrong("socket", problem));
+        }
+        Ok(path)
+    }
+
+    fn log(&self, log: &raw::Log) -> Result<Log> {
+        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log.level) {
+            let problem = format!("{error}; write error, warn, info, debug, trace or a filter");
+            return Err(self.wrong("log.level", problem));
+        }
+        let format = match log.format.as_str() {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            other => return Err(self.wrong("log.format", format!("{other:?} must be \"text\" or \"json\""))),
+        };
+        Ok(Log {
+            level: log.level.clone(),
+            format,
+        })
+    }
+
+    fn cgroup(&self, cgroup: &raw::Cgroup) -> Result<Cgroup> {
+        let driver = match cgroup.driver.as_str() {
+            "auto" | "cgroupfs" => CgroupDriver::Cgroupfs,
+            "systemd" => {
+                let problem = "the systemd driver is not there yet; write \"cgroupfs\" here and \
+                               `cgroupDriver: cgroupfs` in kubelet's configuration";
+                return Err(self.wrong("cgroup.driver", problem));
+            }
+            other => {
+                return Err(self.wrong(
+                    "cgroup.driver",
+                    format!("{other:?} must be \"auto\" or \"cgroupfs\""),
+                ));
+            }
+        };
+        let prefix = cgroup.prefix.clone();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if prefix.is_empty() || prefix.len() > 32 || !prefix.bytes().all(plain) {
+            return Err(self.wrong("cgroup.prefix", "must be 1 to 32 letters, digits, `-` or `_`"));
+        }
+        Ok(Cgroup {
+            driver,
+            root: self.directory("cgroup.root", &cgroup.root)?,
+            prefix,
+        })
+    }
+
+    fn supervisor(&self, text: &str) -> Result<PathBuf> {
+        if text.is_empty() || text.contains('/') {
+            return self.path("supervisor.path", text);
+        }
+        let own = std::env::current_exe()
+            .ok()
+            .and_then(|exe| exe.parent().map(|dir| dir.join(text)));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let in_path = std::env::split_paths(&path)
+            .map(|dir| dir.join(text))
+            .filter(|found| found.is_absolute());
+        let found = own
+            .iter()
+            .cloned()
+            .chain(in_path)
+            .find(|candidate| candidate.is_file());
+        Ok(found.or(own).unwrap_or_else(|| Path::new("/usr/bin").join(text)))
+    }
+
+    fn network(&self, network: &raw::Network) -> Result<Network> {
+        if network.bin_dirs.is_empty() {
+            return Err(self.wrong("network.bin_dirs", "needs at least one directory"));
+        }
+        Ok(Network {
+            conf_dir: self.path("network.conf_dir", &network.conf_dir)?,
+            bin_dirs: self.paths("network.bin_dirs", &network.bin_dirs)?,
+            chain_timeout: self.duration(
+                "network.chain_timeout",
+                &network.chain_timeout,
+                seconds(1, 3600),
+            )?,
+            embedded: self.embedded(&network.embedded)?,
+        })
+    }
+
+    fn embedded(&self, embedded: &raw::Embedded) -> Result<Embedded> {
+        let bridge = embedded.bridge.clone();
+        let usable = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+        if bridge.is_empty() || bridge.len() > LINK_NAME_MAX || bridge == "." || !bridge.bytes().all(usable) {
+            let problem = format!("{bridge:?} must be 1 to {LINK_NAME_MAX} letters, digits, `-`, `_` or `.`");
+            return Err(self.wrong("network.embedded.bridge", problem));
+        }
+        let subnet6 = match embedded.subnet6.as_str() {
+            "" => None,
+            text => Some(self.subnet6(text)?),
+        };
+        let mtu = match embedded.mtu {
+            0 => None,
+            // The smallest that IPv6 works with (RFC 8200, section 5); the largest is that of the loopback link.
+            mtu @ 1280..=65_536 => Some(mtu),
+            mtu => {
+                return Err(self.wrong(
+                    "network.embedded.mtu",
+                    format!("{mtu} must be 0 or from 1280 to 65536"),
+                ));
+            }
+        };
+        let subnet = self.subnet(&embedded.subnet)?;
+        Ok(Embedded {
+            enabled: embedded.enabled,
+            bridge,
+            subnet,
+            subnet6,
+            mtu,
+        })
+    }
+
+    fn subnet(&self, text: &str) -> Result<Ipv4Net> {
+        const KEY: &str = "network.embedded.subnet";
+        let net: Ipv4Net = text
+            .parse()
+            .map_err(|_| self.wrong(KEY, format!("{text:?} is no IPv4 subnet: write 10.85.0.0/16")))?;
+        if !(8..=29).contains(&net.prefix_len()) {
+            return Err(self.wrong(KEY, format!("{text:?} must be from /8 to /29")));
+        }
+        if net.trunc() != net {
+            return Err(self.wrong(
+                KEY,
+                format!("{text:?} has bits beyond its prefix: write {}", net.trunc()),
+            ));
+        }
+        self.unicast(KEY, text, net.addr().into()).map(|()| net)
+    }
+
+    fn subnet6(&self, text: &str) -> Result<Ipv6Net> {
+        const KEY: &str = "network.embedded.subnet6";
+        let net: Ipv6Net = text
+            .parse()
+            .map_err(|_| self.wrong(KEY, format!("{text:?} is no IPv6 subnet: write fd00:85::/64")))?;
+        if !(48..=120).contains(&net.prefix_len()) {
+            return Err(self.wrong(KEY, format!("{text:?} must be from /48 to /120")));
+        }
+        if net.trunc() != net {
+            return Err(self.wrong(
+                KEY,
+                format!("{text:?} has bits beyond its prefix: write {}", net.trunc()),
+            ));
+        }
+        self.unicast(KEY, text, net.addr().into()).map(|()| net)
+    }
+
+    fn unicast(&self, key: &str, text: &str, address: IpAddr) -> Result<()> {
+        if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
+            return Err(self.wrong(
+                key,
+                format!("{text:?} holds no addresses for pods: use a private subnet"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn registry(&self, registry: &raw::Registry) -> Result<Registry> {
+        for (host, urls) in &registry.mirrors {
+            let key = format!("registry.mirrors.{host}");
+            self.host("registry.mirrors", host)?;
+            let wrong = urls
+                .iter()
+                .find(|url| !url.starts_with("https://") && !url.starts_with("http://"));
+            if let Some(url) = wrong {
+                return Err(self.wrong(
+                    &key,
+                    format!("{url:?} must be a URL that starts with https:// or http://"),
+                ));
+            }
+        }
+        registry
+            .insecure
+            .iter()
+            .try_for_each(|host| self.host("registry.insecure", host))?;
+        Ok(Registry {
+            mirrors: registry.mirrors.clone(),
+            insecure: registry.insecure.clone(),
+            config_dirs: self.paths("registry.config_dirs", &registry.config_dirs)?,
+        })
+    }
+
+    fn host(&self, key: &str, host: &str) -> Result<()> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]_*".contains(&byte);
+        if host.is_empty() || !host.bytes().all(plain) {
+            return Err(self.wrong(
+                key,
+                format!("{host:?} must be a host or host:port, without https://"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn image(&self, image: &raw::Image) -> Result<Image> {
+        if !(1..=64).contains(&image.max_parallel_layers) {
+            return Err(self.wrong("image.max_parallel_layers", "must be from 1 to 64"));
+        }
+        Ok(Image {
+            max_parallel_layers: image.max_parallel_layers as usize,
+            keep_compressed: image.keep_compressed,
+            progress_timeout: self.duration(
+                "image.progress_timeout",
+                &image.progress_timeout,
+                seconds(1, 86_400),
+            )?,
+            pinned: image.pinned.clone(),
+        })
+    }
+
+    fn handlers(&self, handlers: &BTreeMap<String, raw::Handler>) -> Result<BTreeMap<String, Handler>> {
+        let mut checked = BTreeMap::new();
+        for name in handlers.keys() {
+            // What the API server accepts as `handler` of a RuntimeClass: a DNS label (RFC 1123).
+            let label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            let edges = name.starts_with('-') || name.ends_with('-');
+            if name.is_empty() || name.len() > 63 || edges || !name.bytes().all(label) {
+                let problem = "a handler's name is 1 to 63 lower-case letters, digits or `-`";
+                return Err(self.wrong(&format!("handlers.{name}"), problem));
+            }
+            checked.insert(name.clone(), Handler {});
+        }
+        Ok(checked)
+    }
+
+    fn limits(&self, limits: &raw::Limits) -> Result<Limits> {
+        let (soft, hard) = (limits.open_files_soft, limits.open_files_hard);
+        if soft < 64 || soft > hard {
+            let problem = "must be at least 64 and at most `limits.open_files_hard`";
+            return Err(self.wrong("limits.open_files_soft", problem));
+        }
+        Ok(Limits {
+            pids: (limits.pids != 0).then_some(limits.pids),
+            open_files: (soft, hard),
+            exec_drain: self.duration("limits.exec_drain", &limits.exec_drain, seconds(0, 60))?,
+        })
+    }
+}
+
+fn seconds(from: u64, to: u64) -> RangeInclusive<Duration> {
+    Duration::from_secs(from)..=Duration::from_secs(to)
+}
