@@ -1,0 +1,400 @@
+//! The embedded network: a bridge for a machine without any CNI configuration, made over netlink, no process run.
+//!
+//! ```text
+//!   open ──► adopt leases of records and of links without one
+//!   ensure ► bridge, permanent port, gateway, forwarding, masquerade    once, and again when found missing
+//!   lease ─► record (the caller's) ─► connect                           per pod, about half a millisecond
+//!   release ► draining ─► the link has vanished ─► the address is free  nobody waits for it
+//! ```
+//! Invariants: an address is leased to one pod, and not again before that pod's host link is gone; what is on the
+//! host can be found again without our memory, because every link names its pod and addresses in its alias.
+
+mod bridge;
+pub(crate) mod lease;
+mod masquerade;
+mod netfilter;
+mod netlink;
+pub(crate) mod pod_link;
+mod route;
+mod sysctl;
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use self::bridge::{Bridge, BridgePlan};
+use self::lease::{Pool, Subnets};
+use self::netlink::Socket;
+use self::pod_link::{PodLink, parse_alias};
+use self::sysctl::HostNotes;
+use crate::error::Error;
+use crate::names::{LinkName, PodId, name_problem, refuse};
+use crate::netns::OneWay;
+
+/// How long an attach waits for an address to be freed when all are leased but some are draining.
+const LONGEST_DRAIN_WAIT: Duration = Duration::from_secs(5);
+/// A link still there so long after its pod is gone has a namespace that someone holds; it is deleted.
+const LINGERING: Duration = Duration::from_secs(10);
+
+/// How the embedded network shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddedConfig {
+    /// The network's name, as CNI results and status show it.
+    pub name: String,
+    /// The bridge, at most 10 bytes long.
+    pub bridge: LinkName,
+    /// One subnet per address family that pods shall have.
+    pub subnets: Subnets,
+    /// For bridge and pods, in bytes; none means that of the link to the outside.
+    pub mtu: Option<u32>,
+    /// The nftables table (family inet).
+    pub table: String,
+}
+
+impl EmbeddedConfig {
+    /// Checks what the types do not.
+    fn check(&self) -> Result<(), Error> {
+        // The permanent port is named after the bridge, `-hold` and `-peer` appended.
+        if self.bridge.as_str().len() > 10 {
+            return Err(refuse(
+                "embedded.bridge",
+                self.bridge.as_str(),
+                "longer than 10 bytes",
+            ));
+        }
+        if let Some(problem) = name_problem(&self.table, 64) {
+            return Err(refuse("embedded.table", &self.table, problem));
+        }
+        if let Some(problem) = name_problem(&self.name, 64) {
+            return Err(refuse("embedded.name", &self.name, problem));
+        }
+        match self.mtu {
+            Some(mtu) if !(1280..=65535).contains(&mtu) => {
+                Err(refuse("embedded.mtu", &mtu.to_string(), "must be 1280 to 65535"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A lease with all that follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) addresses: Vec<IpNet>,
+    pub(crate) gateways: Vec<IpNet>,
+    pub(crate) host_link: String,
+}
+
+/// The embedded network of this host. All methods block; none runs on an async thread.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    config: EmbeddedConfig,
+    pool: Mutex<Pool>,
+    host: Mutex<Host>,
+}
+
+/// The host's side of it.
+#[derive(Debug)]
+struct Host {
+    notes: HostNotes,
+    /// None until made, and again after it was found missing.
+    bridge: Option<Bridge>,
+    /// Gateways of former subnets that pods may still use.
+    former: Vec<IpNet>,
+}
+
+impl Embedded {
+    /// Reads the notes of an earlier run and adopts its leases; changes nothing on the host.
+    pub(crate) fn open(
+        config: EmbeddedConfig,
+        data: &Path,
+        records: &[(PodId, Lease)],
+    ) -> Result<Self, Error> {
+        config.check()?;
+        let notes = HostNotes::open(data);
+        let subnets = if notes.pod_cidr().is_empty() {
+            config.subnets.clone()
+        } else {
+            Subnets::new(notes.pod_cidr())?
+        };
+        let current = subnets.gateways();
+        let mut pool = Pool::new(subnets);
+        let mut former = Vec::new();
+        for (pod, lease) in records {
+            pool.adopt(pod, &lease.addresses);
+            former.extend(lease.gateways.iter().filter(|gateway| !current.contains(gateway)));
+        }
+        former.sort();
+        former.dedup();
+        let embedded = Embedded {
+            config,
+            pool: Mutex::new(pool),
+            host: Mutex::new(Host {
+                notes,
+                bridge: None,
+                former,
+            }),
+        };
+        embedded.adopt_lingering_links()?;
+        Ok(embedded)
+    }
+
+    /// Links of ours without a record: their pods were detached, their namespaces are not yet gone.
+    fn adopt_lingering_links(&self) -> Result<(), Error> {
+        let links = route::links(&mut Socket::route()?)?;
+        let Some(bridge) = links.iter().find(|link| link.name == self.config.bridge.as_str()) else {
+            return Ok(());
+        };
+        let mut pool = self.pool();
+        for link in links.iter().filter(|link| link.master == Some(bridge.index)) {
+            if let Some((_, addresses)) = link.alias.as_deref().and_then(parse_alias) {
+                pool.adopt_draining(&addresses, &link.name, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn config(&self) -> &EmbeddedConfig {
+        &self.config
+    }
+
+    /// The subnets that new pods get addresses of.
+    pub(crate) fn subnets(&self) -> Vec<IpNet> {
+        self.pool().subnets().nets().to_vec()
+    }
+
+    /// The pod CIDR as last set, also by an earlier run; empty if never.
+    pub(crate) fn pod_cidr(&self) -> Vec<IpNet> {
+        self.host().notes.pod_cidr().to_vec()
+    }
+
+    /// Makes the host's side unless that was done before.
+    pub(crate) fn ensure(&self) -> Result<(), Error> {
+        self.ensured().map(drop)
+    }
+
+    fn ensured(&self) -> Result<Bridge, Error> {
+        let mut host = self.host();
+        if let Some(bridge) = &host.bridge {
+            return Ok(bridge.clone());
+        }
+        let subnets = self.pool().subnets().clone();
+        let plan = BridgePlan {
+            name: &self.config.bridge,
+            subnets: &subnets,
+            former: host.former.clone(),
+            mtu: self.config.mtu,
+        };
+        let bridge = plan.ensure(&mut Socket::route()?)?;
+        masquerade::install(
+            &self.config.table,
+            self.config.bridge.as_str(),
+            &self.masqueraded(&subnets, &host),
+        )?;
+        host.notes.enable_forwarding(subnets.has_ipv6())?;
+        host.bridge = Some(bridge.clone());
+        Ok(bridge)
+    }
+
+    fn masqueraded(&self, subnets: &Subnets, host: &Host) -> Vec<IpNet> {
+        let mut nets = subnets.nets().to_vec();
+        nets.extend(host.former.iter().map(IpNet::trunc));
+        nets
+    }
+
+    /// Looks whether the host's side is still as it was made, and makes it again if not.
+    pub(crate) fn verify(&self) -> Result<(), Error> {
+        let known = self.host().bridge.clone();
+        if let Some(known) = known {
+            let found = route::find_link(&mut Socket::route()?, self.config.bridge.as_str())?;
+            let bridge_stands = found.is_some_and(|link| link.index == known.index);
+            if !bridge_stands || !masquerade::installed(&self.config.table)? {
+                tracing::warn!(bridge = %self.config.bridge, "the embedded network was changed by others; setting it up again");
+                self.host().bridge = None;
+            }
+        }
+        self.ensure()
+    }
+
+    /// Leases addresses for the pod. If all are taken but some drain, waits a little for those.
+    pub(crate) fn lease(&self, pod: &PodId) -> Result<Lease, Error> {
+        let deadline = Instant::now() + LONGEST_DRAIN_WAIT;
+        let mut events = None;
+        loop {
+            if let Some(lease) = self.lease_now(pod) {
+                return Ok(lease);
+            }
+            // Subscribed before the links are listed, so that no change is missed in between.
+            let events = match &mut events {
+                Some(events) => events,
+                empty => empty.insert(Socket::link_events()?),
+            };
+            let before = self.pool().draining().len();
+            let still = self.reap()?;
+            if still < before {
+                continue;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if still == 0 || left.is_zero() || !events.await_event(left)? {
+                return Err(Error::Exhausted {
+                    subnets: self.subnets(),
+                });
+            }
+        }
+    }
+
+    fn lease_now(&self, pod: &PodId) -> Option<Lease> {
+        let mut pool = self.pool();
+        let addresses = pool.allocate(pod)?;
+        Some(Lease {
+            addresses,
+            gateways: pool.subnets().gateways(),
+            host_link: pod.host_link(),
+        })
+    }
+
+    /// Connects the pod. The lease is kept on failure: the caller releases it.
+    pub(crate) fn connect(
+        &self,
+        thread: OneWay,
+        pod: &PodId,
+        lease: &Lease,
+        netns: BorrowedFd<'_>,
+        if_name: &LinkName,
+    ) -> Result<(), Error> {
+        let bridge = self.ensured()?;
+        let link = PodLink {
+            pod,
+            host_link: &lease.host_link,
+            if_name,
+            netns,
+            addresses: &lease.addresses,
+            gateways: &lease.gateways,
+        };
+        link.establish(thread, &bridge).inspect_err(|_| {
+            // Someone may have taken the bridge away. The next attach looks, and makes it again.
+            let found = Socket::route()
+                .and_then(|mut socket| route::find_link(&mut socket, self.config.bridge.as_str()));
+            if !matches!(found, Ok(Some(link)) if link.index == bridge.index) {
+                self.host().bridge = None;
+            }
+        })
+    }
+
+    /// Deletes a link that was made in vain, and waits for it: only on the way of a failure.
+    pub(crate) fn disconnect(&self, lease: &Lease) -> Result<(), Error> {
+        match Socket::route()?.request(route::delete_link(&lease.host_link)) {
+            Err(error) if !error.is_no_device() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the pod's addresses back as soon as its link has vanished.
+    pub(crate) fn release(&self, pod: &PodId, host_link: &str) {
+        self.pool().drain(pod, host_link, Instant::now());
+    }
+
+    /// Frees the addresses whose links have vanished and deletes links that linger; says how many still drain.
+    pub(crate) fn reap(&self) -> Result<usize, Error> {
+        if self.pool().draining().is_empty() {
+            return Ok(0);
+        }
+        let mut socket = Socket::route()?;
+        let links = route::links(&mut socket)?;
+        let draining = self
+            .pool()
+            .reap(|name| links.iter().any(|link| link.name == name));
+        for lingering in draining
+            .iter()
+            .filter(|draining| draining.since.elapsed() > LINGERING)
+        {
+            match socket.request(route::delete_link(&lingering.link)) {
+                Err(error) if !error.is_no_device() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(draining.len())
+    }
+
+    /// Whether the pod's link stands and forwards.
+    pub(crate) fn check(&self, pod: &PodId, host_link: &str) -> Result<(), Error> {
+        let differs = |problem: String| {
+            Err(Error::Check {
+                pod: pod.clone(),
+                problem,
+            })
+        };
+        match route::find_link(&mut Socket::route()?, host_link)? {
+            None => differs(format!("link {host_link} is gone")),
+            Some(link) if link.master != Some(self.ensured()?.index) => differs(format!(
+                "link {host_link} is not on bridge {}",
+                self.config.bridge
+            )),
+            Some(link) if !link.forwarding => differs(format!("link {host_link} does not forward")),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The names of the host's links, to tell which attachments stand.
+    pub(crate) fn standing_links() -> Result<Vec<String>, Error> {
+        Ok(route::links(&mut Socket::route()?)?
+            .into_iter()
+            .map(|link| link.name)
+            .collect())
+    }
+
+    /// Changes the subnets for new pods; those attached keep what they have, and their gateway.
+    pub(crate) fn set_subnets(&self, subnets: Subnets, live: &[(PodId, Lease)]) -> Result<(), Error> {
+        {
+            let mut host = self.host();
+            let mut pool = self.pool();
+            if *pool.subnets() == subnets {
+                return Ok(());
+            }
+            host.notes.set_pod_cidr(subnets.nets())?;
+            let gateways = subnets.gateways();
+            let mut fresh = Pool::new(subnets);
+            live.iter()
+                .for_each(|(pod, lease)| fresh.adopt(pod, &lease.addresses));
+            host.former = live
+                .iter()
+                .flat_map(|(_, lease)| lease.gateways.clone())
+                .collect();
+            host.former.retain(|gateway| !gateways.contains(gateway));
+            host.former.sort();
+            host.former.dedup();
+            *pool = fresh;
+            if host.bridge.take().is_none() {
+                return Ok(());
+            }
+        }
+        self.adopt_lingering_links()?;
+        self.ensure()
+    }
+
+    /// Takes the host's side away unless an address is leased; says whether it did. The caller has seen to it
+    /// that no record is left either: leases of former subnets are known only there.
+    pub(crate) fn shutdown(&self) -> Result<bool, Error> {
+        let mut host = self.host();
+        if self.pool().live() > 0 {
+            return Ok(false);
+        }
+        host.bridge = None;
+        masquerade::remove(&self.config.table)?;
+        bridge::remove(&mut Socket::route()?, &self.config.bridge)?;
+        host.notes.restore()?;
+        Ok(true)
+    }
+
+    // A panic while a lock is held leaves a whole pool behind: every change is one call.
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
