@@ -13,6 +13,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -90,6 +91,19 @@ impl From<LaunchChannel> for OwnedFd {
 }
 
 impl LaunchChannel {
+    /// Waits for the next message or the end.
+    pub(crate) fn wait(&self) -> io::Result<Received> {
+        loop {
+            match self.recv()? {
+                Received::WouldBlock => {
+                    let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+                    rustix::io::retry_on_intr(|| poll(&mut ready, None))?;
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
     /// Receives the next message, without blocking.
     ///
     /// # Errors

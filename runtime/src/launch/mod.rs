@@ -11,14 +11,42 @@
 //! The end of the stream after `Started` means that `execve` succeeded: the channel closes on exec.
 
 mod channel;
+mod console;
+mod devices;
+mod exec;
+mod failure;
+mod identity;
+mod masks;
+mod mounts;
+mod plan;
 mod pod;
+mod pod_init;
+mod rlimits;
+mod rooted;
+mod rootfs;
+mod spec;
+mod stage1;
+mod stdio;
 mod step;
+mod steps;
+mod sysctl;
+mod values;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use channel::Reporter;
+use failure::StepResult;
+
+use crate::sys::clone::{CloneOptions, clone3};
+
 pub use channel::{LaunchChannel, LaunchMessage, Received};
-pub use pod::{IpcMode, NetworkMode, PodInit, PodNamespaces, PodPidMode, PodPlan, create_namespaces};
+pub(crate) use plan::{CgroupLayout, HierarchyMount};
+pub use plan::{ExecPlan, LaunchPlan, PidMode};
+pub use pod::{
+    IpcMode, NetworkMode, PodInit, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, create_namespaces,
+};
+pub use spec::{ExactStrings, ExecContext, LaunchContext, PlanError, Rootfs, Sharing};
 pub use step::{SetupFailure, Step};
 
 /// The child's ends of its standard streams. `None` means the container's own `/dev/null`, or the terminal
@@ -40,7 +68,7 @@ pub struct Surroundings<'a> {
     pub pod: &'a PodNamespaces,
     /// The container's directory in the v2 (or hybrid `unified`) hierarchy, for `CLONE_INTO_CGROUP`.
     pub cgroup_v2: Option<BorrowedFd<'a>>,
-    /// Pidfd of the container whose PID namespace is shared, when the plan says [TARGET](crate::launch).
+    /// Pidfd of the container whose PID namespace is shared, when the plan says [`PidMode::Target`].
     pub pid_target: Option<BorrowedFd<'a>>,
 }
 
@@ -55,7 +83,7 @@ pub struct Launching {
     pub channel: LaunchChannel,
 }
 
-/// Starts a container from a sealed `LaunchPlan`. Returns as soon as stage-1 is cloned: everything slow happens there.
+/// Starts a container from a sealed [`LaunchPlan`]. Returns as soon as stage-1 is cloned: everything slow happens there.
 ///
 /// # Errors
 /// Only what `socketpair` and `clone3` answer; failures of the launch itself arrive on the channel.
@@ -64,11 +92,13 @@ pub fn launch_container(
     stdio: ChildStdio,
     around: Surroundings<'_>,
 ) -> io::Result<Launching> {
-    let _ = (plan, stdio, around);
-    Err(io::ErrorKind::Unsupported.into())
+    launch(around, |reporter| {
+        stage1::container(plan, &stdio, around, reporter)
+    })
 }
 
-/// Starts a process inside a running container from a sealed `ExecPlan`. `init` is the pidfd of the container's init.
+/// Starts a process inside a running container from a sealed [`ExecPlan`]. `init` is the pidfd of the container's
+/// init.
 ///
 /// # Errors
 /// As [`launch_container`].
@@ -78,6 +108,22 @@ pub fn launch_exec(
     around: Surroundings<'_>,
     init: BorrowedFd<'_>,
 ) -> io::Result<Launching> {
-    let _ = (plan, stdio, around, init);
-    Err(io::ErrorKind::Unsupported.into())
+    launch(around, |reporter| stage1::exec(plan, &stdio, init, reporter))
+}
+
+fn launch(
+    around: Surroundings<'_>,
+    stage: impl FnOnce(&Reporter) -> StepResult<()>,
+) -> io::Result<Launching> {
+    let (channel, reporter) = channel::pair()?;
+    let options = CloneOptions {
+        cgroup: around.cgroup_v2,
+        ..CloneOptions::default()
+    };
+    let child = clone3(options, || stage1::run(&reporter, || stage(&reporter)))?;
+    Ok(Launching {
+        stage1_pid: child.pid,
+        stage1: child.pidfd,
+        channel,
+    })
 }

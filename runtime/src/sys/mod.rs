@@ -2,6 +2,27 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod binary;
+pub(crate) mod clone;
+pub(crate) mod credentials;
+pub(crate) mod exec;
+pub(crate) mod fds;
 pub(crate) mod memfd;
+pub(crate) mod mount;
+pub(crate) mod net;
 pub(crate) mod proc;
+pub(crate) mod sched;
 pub(crate) mod scm;
+pub(crate) mod signal;
+
+use rustix::io::Errno;
+
+/// The result of a raw system call as rustix gives it.
+fn check(result: libc::c_long) -> rustix::io::Result<libc::c_long> {
+    if result == -1 {
+        let errno = std::io::Error::last_os_error()
+            .raw_os_error()
+            .unwrap_or(libc::EIO);
+        return Err(Errno::from_raw_os_error(errno));
+    }
+    Ok(result)
+}

@@ -1,0 +1,528 @@
+//! Launch and exec plans: everything that a child needs to know, validated, in one sealed memfd.
+//!
+//! The encoding is CBOR with integer keys; unknown keys are ignored, so that a newer daemon can talk to an older
+//! supervisor. Keys are never reused.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use minicbor::{Decode, Encode};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use super::values::{ContainerPath, HostPath, ProcessString};
+
+/// No plan is larger; a larger memfd is refused before it is read.
+const PLAN_MAX: u64 = 16 << 20;
+
+/// Everything that starts a container. Made by [`LaunchPlan::from_spec`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct LaunchPlan {
+    #[n(0)]
+    pub(crate) root: RootPlan,
+    #[n(1)]
+    pub(crate) mounts: Vec<MountPlan>,
+    #[n(2)]
+    pub(crate) devices: Vec<DeviceNode>,
+    #[n(3)]
+    pub(crate) masked: Vec<ContainerPath>,
+    #[n(4)]
+    pub(crate) readonly: Vec<ContainerPath>,
+    #[n(5)]
+    pub(crate) pid: PidMode,
+    #[n(6)]
+    pub(crate) cgroup: CgroupEntry,
+    #[n(7)]
+    pub(crate) process: ProcessPlan,
+}
+
+/// Everything that starts a process in a running container. Made by [`ExecPlan::from_process`].
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct ExecPlan {
+    #[n(0)]
+    pub(crate) cgroup: CgroupEntry,
+    #[n(1)]
+    pub(crate) process: ProcessPlan,
+}
+
+/// Whose PID namespace a container uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum PidMode {
+    /// One of its own.
+    #[n(0)]
+    Container,
+    /// The pod's, whose pid 1 is ours.
+    #[n(1)]
+    Pod,
+    /// The host's (CRI calls it NODE).
+    #[n(2)]
+    Host,
+    /// That of another container of the pod (CRI calls it TARGET).
+    #[n(3)]
+    Target,
+}
+
+/// The root file system of a container.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct RootPlan {
+    #[n(0)]
+    pub(crate) source: RootSource,
+    #[n(1)]
+    pub(crate) readonly: bool,
+    #[n(2)]
+    pub(crate) shared: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub(crate) enum RootSource {
+    #[n(0)]
+    #[cbor(map)]
+    Overlay {
+        /// Top first.
+        #[n(0)]
+        lower: Vec<HostPath>,
+        #[n(1)]
+        upper: HostPath,
+        #[n(2)]
+        work: HostPath,
+    },
+    #[n(1)]
+    #[cbor(map)]
+    Directory {
+        #[n(0)]
+        path: HostPath,
+    },
+}
+
+/// One mount of a container, in the order in which they happen.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct MountPlan {
+    #[n(0)]
+    pub(crate) target: ContainerPath,
+    #[n(1)]
+    pub(crate) attributes: Attributes,
+    #[n(2)]
+    pub(crate) source: MountSource,
+}
+
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub(crate) enum MountSource {
+    /// A file or directory of the host.
+    #[n(0)]
+    #[cbor(map)]
+    Bind {
+        #[n(0)]
+        path: HostPath,
+        #[n(1)]
+        recursive: bool,
+        #[n(2)]
+        propagation: Propagation,
+        #[n(3)]
+        recursive_propagation: bool,
+    },
+    /// A file system made for the container.
+    #[n(1)]
+    #[cbor(map)]
+    Fresh {
+        #[n(0)]
+        kind: FileSystem,
+        #[n(1)]
+        options: Vec<(String, String)>,
+    },
+    /// The container's cgroups, as its cgroup namespace shows them.
+    #[n(2)]
+    #[cbor(map)]
+    Cgroup {
+        #[n(0)]
+        layout: CgroupLayout,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub(crate) enum FileSystem {
+    #[n(0)]
+    Proc,
+    #[n(1)]
+    Sysfs,
+    #[n(2)]
+    Tmpfs,
+    #[n(3)]
+    Devpts,
+    #[n(4)]
+    Mqueue,
+    /// The tmpfs at `/dev`, populated before it is attached.
+    #[n(5)]
+    Dev,
+}
+
+impl FileSystem {
+    /// The kernel's name of the type.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            FileSystem::Proc => "proc",
+            FileSystem::Sysfs => "sysfs",
+            FileSystem::Tmpfs | FileSystem::Dev => "tmpfs",
+            FileSystem::Devpts => "devpts",
+            FileSystem::Mqueue => "mqueue",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub(crate) enum Propagation {
+    #[n(0)]
+    Private,
+    #[n(1)]
+    Slave,
+    #[n(2)]
+    Shared,
+    #[n(3)]
+    Unbindable,
+}
+
+/// `MOUNT_ATTR_*` bits: those of the mount itself and those of all mounts below it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Attributes {
+    #[n(0)]
+    pub(crate) set: u32,
+    #[n(1)]
+    pub(crate) clear: u32,
+    #[n(2)]
+    pub(crate) set_recursive: u32,
+    #[n(3)]
+    pub(crate) clear_recursive: u32,
+}
+
+/// How the hierarchies are laid out below a cgroup mount.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum CgroupLayout {
+    /// One cgroup2 mount.
+    #[n(0)]
+    Unified,
+    /// A tmpfs with a directory for each hierarchy.
+    #[n(1)]
+    #[cbor(map)]
+    PerHierarchy {
+        #[n(0)]
+        hierarchies: Vec<HierarchyMount>,
+        /// The directory of the v2 hierarchy of a hybrid host.
+        #[n(1)]
+        unified: Option<String>,
+    },
+}
+
+/// A v1 hierarchy as it is mounted: directory name and options (`cpu`, `cpuacct`; or `name=systemd`).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct HierarchyMount {
+    #[n(0)]
+    pub(crate) directory: String,
+    #[n(1)]
+    pub(crate) options: Vec<String>,
+}
+
+/// How a process gets into the container's cgroups.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct CgroupEntry {
+    /// v1 `tasks` files, to which the process writes itself.
+    #[n(0)]
+    pub(crate) tasks: Vec<HostPath>,
+    /// Whether the container has a cgroup namespace of its own.
+    #[n(1)]
+    pub(crate) namespace: bool,
+}
+
+/// A node in `/dev`.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct DeviceNode {
+    /// Below `/dev`.
+    #[n(0)]
+    pub(crate) path: ContainerPath,
+    #[n(1)]
+    pub(crate) kind: DeviceKind,
+    #[n(2)]
+    pub(crate) major: u32,
+    #[n(3)]
+    pub(crate) minor: u32,
+    #[n(4)]
+    pub(crate) mode: u32,
+    #[n(5)]
+    pub(crate) uid: u32,
+    #[n(6)]
+    pub(crate) gid: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub(crate) enum DeviceKind {
+    #[n(0)]
+    Char,
+    #[n(1)]
+    Block,
+    #[n(2)]
+    Fifo,
+}
+
+/// The process itself: what `execve` gets, and with which identity and privileges.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct ProcessPlan {
+    /// Never empty.
+    #[n(0)]
+    pub(crate) args: Vec<ProcessString>,
+    #[n(1)]
+    pub(crate) env: Vec<ProcessString>,
+    #[n(2)]
+    pub(crate) cwd: ContainerPath,
+    #[n(3)]
+    pub(crate) uid: u32,
+    #[n(4)]
+    pub(crate) gid: u32,
+    #[n(5)]
+    pub(crate) groups: Vec<u32>,
+    #[n(6)]
+    pub(crate) umask: u32,
+    #[n(7)]
+    pub(crate) capabilities: Capabilities,
+    #[n(8)]
+    pub(crate) no_new_privileges: bool,
+    #[n(9)]
+    pub(crate) rlimits: Vec<ResourceLimit>,
+    #[n(10)]
+    pub(crate) oom_score_adj: i32,
+    #[n(11)]
+    pub(crate) terminal: Option<Terminal>,
+}
+
+/// A terminal and its first size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Terminal {
+    #[n(0)]
+    pub(crate) rows: u16,
+    #[n(1)]
+    pub(crate) columns: u16,
+}
+
+/// Capability sets as bit masks. The inheritable set is the ambient one: no other use of it is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Capabilities {
+    #[n(0)]
+    pub(crate) bounding: u64,
+    #[n(1)]
+    pub(crate) effective: u64,
+    #[n(2)]
+    pub(crate) permitted: u64,
+    #[n(3)]
+    pub(crate) ambient: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct ResourceLimit {
+    #[n(0)]
+    pub(crate) resource: LimitedResource,
+    #[n(1)]
+    pub(crate) soft: u64,
+    #[n(2)]
+    pub(crate) hard: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub(crate) enum LimitedResource {
+    #[n(0)]
+    AddressSpace,
+    #[n(1)]
+    Core,
+    #[n(2)]
+    Cpu,
+    #[n(3)]
+    Data,
+    #[n(4)]
+    FileSize,
+    #[n(5)]
+    Locks,
+    #[n(6)]
+    Memlock,
+    #[n(7)]
+    Msgqueue,
+    #[n(8)]
+    Nice,
+    #[n(9)]
+    OpenFiles,
+    #[n(10)]
+    Processes,
+    #[n(11)]
+    Rss,
+    #[n(12)]
+    RealtimePriority,
+    #[n(13)]
+    RealtimeTime,
+    #[n(14)]
+    PendingSignals,
+    #[n(15)]
+    Stack,
+}
+
+impl LaunchPlan {
+    /// Writes the plan into a sealed memfd, to be passed to a supervisor.
+    ///
+    /// # Errors
+    /// What `memfd_create`, `write` and `fcntl(F_ADD_SEALS)` answer.
+    pub fn seal(&self) -> io::Result<OwnedFd> {
+        seal(self)
+    }
+}
+
+impl ExecPlan {
+    /// As [`LaunchPlan::seal`].
+    ///
+    /// # Errors
+    /// As [`LaunchPlan::seal`].
+    pub fn seal(&self) -> io::Result<OwnedFd> {
+        seal(self)
+    }
+}
+
+/// Writes a value into a sealed memfd.
+pub(crate) fn seal<T: Encode<()>>(value: &T) -> io::Result<OwnedFd> {
+    let mut bytes = Vec::with_capacity(4096);
+    minicbor::encode(value, &mut bytes).map_err(io::Error::other)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // NOEXEC_SEAL (Linux 6.3) is demanded where vm.memfd_noexec is 2, and unknown to older kernels.
+    let memfd = rustix::fs::memfd_create("plan", flags | MemfdFlags::NOEXEC_SEAL)
+        .or_else(|_| rustix::fs::memfd_create("plan", flags))?;
+    let mut rest = bytes.as_slice();
+    while !rest.is_empty() {
+        rest = &rest[rustix::io::write(&memfd, rest)?..];
+    }
+    rustix::fs::fcntl_add_seals(
+        &memfd,
+        SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+    )?;
+    Ok(memfd)
+}
+
+/// Reads a value from a memfd that the daemon sealed. The fd's offset is left alone.
+pub(crate) fn unseal<T>(memfd: BorrowedFd<'_>) -> rustix::io::Result<T>
+where
+    T: for<'b> Decode<'b, ()>,
+{
+    use rustix::io::Errno;
+    let seals = rustix::fs::fcntl_get_seals(memfd)?;
+    if !seals.contains(SealFlags::WRITE | SealFlags::SHRINK) {
+        return Err(Errno::PERM);
+    }
+    let size = rustix::fs::fstat(memfd)?.st_size as u64;
+    if size > PLAN_MAX {
+        return Err(Errno::FBIG);
+    }
+    let mut bytes = vec![0; size as usize];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::io::pread(memfd, &mut bytes[filled..], filled as u64)? {
+            0 => return Err(Errno::IO),
+            read => filled += read,
+        }
+    }
+    minicbor::decode(&bytes).map_err(|_| Errno::BADMSG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn exec_plan() -> ExecPlan {
+        ExecPlan {
+            cgroup: CgroupEntry {
+                tasks: vec![HostPath::parse(b"/cg/tasks").unwrap()],
+                namespace: true,
+            },
+            process: ProcessPlan {
+                args: vec![ProcessString::parse(b"/bin/\xff").unwrap()],
+                env: vec![ProcessString::parse(&[b'x'; 2 << 20]).unwrap()],
+                cwd: ContainerPath::parse(b"/").unwrap(),
+                uid: 1,
+                gid: 2,
+                groups: vec![3],
+                umask: 0o22,
+                capabilities: Capabilities {
+                    bounding: 7,
+                    ..Capabilities::default()
+                },
+                no_new_privileges: true,
+                rlimits: vec![ResourceLimit {
+                    resource: LimitedResource::OpenFiles,
+                    soft: 1,
+                    hard: u64::MAX,
+                }],
+                oom_score_adj: -998,
+                terminal: Some(Terminal {
+                    rows: 24,
+                    columns: 80,
+                }),
+            },
+        }
+    }
+
+    #[test]
+    fn a_sealed_plan_is_read_back_with_two_mebibytes_of_environment() {
+        let plan = exec_plan();
+        let memfd = plan.seal().unwrap();
+        assert_eq!(unseal::<ExecPlan>(memfd.as_fd()).unwrap(), plan);
+        assert!(
+            rustix::io::pwrite(&memfd, b"x", 0).is_err(),
+            "the plan must not change any more"
+        );
+    }
+
+    #[test]
+    fn unknown_keys_are_ignored() {
+        #[derive(Encode)]
+        #[cbor(map)]
+        struct Newer {
+            #[n(0)]
+            cgroup: CgroupEntry,
+            #[n(1)]
+            process: ProcessPlan,
+            #[n(99)]
+            addition: Vec<String>,
+        }
+        let plan = exec_plan();
+        let newer = Newer {
+            cgroup: plan.cgroup.clone(),
+            process: plan.process.clone(),
+            addition: vec!["later".into()],
+        };
+        assert_eq!(
+            minicbor::decode::<ExecPlan>(&minicbor::to_vec(&newer).unwrap()).unwrap(),
+            plan
+        );
+    }
+
+    #[test]
+    fn what_is_not_sealed_or_no_plan_is_refused() {
+        let open = rustix::fs::memfd_create("open", MemfdFlags::ALLOW_SEALING).unwrap();
+        assert_eq!(
+            unseal::<ExecPlan>(open.as_fd()).unwrap_err(),
+            rustix::io::Errno::PERM
+        );
+        let garbage = seal(&"garbage").unwrap();
+        assert_eq!(
+            unseal::<ExecPlan>(garbage.as_fd()).unwrap_err(),
+            rustix::io::Errno::BADMSG
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! The pid 1 of a pod that shares its PID namespace.
+//!
+//! It exists so that the namespace does, and so that orphans have a parent. Containers see it and may trace it, so
+//! there is nothing to find in it: an empty read-only root (but for the procfs that containers of the pod start
+//! from), no fds, no capabilities. The kernel reaps its children by itself, and it dies with the supervisor.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::Mode;
+use rustix::mount::{MountAttrFlags, MoveMountFlags, move_mount};
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
+
+use super::channel;
+use super::channel::Reporter;
+use super::failure::{InStep, StepResult, failure};
+use super::mounts::fresh;
+use super::plan::{Attributes, Capabilities, FileSystem, ProcessPlan};
+use super::pod::PodInit;
+use super::values::ContainerPath;
+use super::{LaunchMessage, Received, Step, identity, rootfs, stage1};
+use crate::sys;
+use crate::sys::clone::{CloneOptions, Namespaces, clone3};
+use crate::sys::mount::{AttrChange, set_attributes};
+
+/// Starts it, and waits until it is harmless.
+pub(crate) fn start() -> StepResult<PodInit> {
+    let (channel, reporter) = channel::pair().map_err(errno).step(Step::PodInit)?;
+    let namespaces = Namespaces {
+        mount: true,
+        pid: true,
+        cgroup: false,
+    };
+    let options = CloneOptions {
+        namespaces,
+        ..CloneOptions::default()
+    };
+    let child = clone3(options, || stage1::run(&reporter, || become_init(&reporter))).step(Step::PodInit)?;
+    drop(reporter);
+    // The end of the stream comes when it has closed its last fd, or failed.
+    match channel.wait().map_err(errno).step(Step::PodInit)? {
+        Received::Message(LaunchMessage::Failed(failed)) => Err(failed),
+        Received::Eof => Ok(PodInit {
+            pid: child.pid,
+            pidfd: child.pidfd,
+        }),
+        _ => Err(failure(Step::PodInit, None, rustix::io::Errno::PROTO)),
+    }
+}
+
+fn errno(error: std::io::Error) -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
+}
+
+fn become_init(reporter: &Reporter) -> StepResult<()> {
+    enter_empty_root().step(Step::PodInit)?;
+    rustix::process::setsid().step(Step::PodInit)?;
+    sys::signal::reset_all();
+    sys::signal::ignore_children().step(Step::PodInit)?;
+    identity::assume(&nobody_special())?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).step(Step::PodInit)?;
+    // After the change of credentials, which clears it.
+    set_parent_process_death_signal(Some(Signal::KILL)).step(Step::PodInit)?;
+    let _ = reporter;
+    sys::fds::close_all_except(&mut []).step(Step::PodInit)?;
+    sys::signal::wait_forever()
+}
+
+fn enter_empty_root() -> rustix::io::Result<()> {
+    rootfs::make_all_private()?;
+    let hardened = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes = Attributes {
+        set: hardened.bits(),
+        ..Attributes::default()
+    };
+    let options = [
+        ("mode".to_owned(), "755".to_owned()),
+        ("nr_inodes".to_owned(), "2".to_owned()),
+    ];
+    let root = fresh(FileSystem::Tmpfs, &options, attributes)?;
+    rustix::fs::mkdirat(&root, "proc", Mode::from(0o555))?;
+    rootfs::attach(root.as_fd()).map_err(|failed| rustix::io::Errno::from_raw_os_error(failed.errno))?;
+    let procfs = fresh(FileSystem::Proc, &[], attributes)?;
+    move_mount(
+        &procfs,
+        "",
+        &root,
+        "proc",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
+    rootfs::pivot(root.as_fd()).map_err(|failed| rustix::io::Errno::from_raw_os_error(failed.errno))?;
+    set_attributes(
+        root.as_fd(),
+        AttrChange {
+            set: MountAttrFlags::MOUNT_ATTR_RDONLY,
+            ..AttrChange::default()
+        },
+    )
+}
+
+/// Root, but with no capability in any set and no way to gain one.
+fn nobody_special() -> ProcessPlan {
+    ProcessPlan {
+        args: Vec::new(),
+        env: Vec::new(),
+        cwd: ContainerPath::parse(b"/").expect("a constant path is valid"),
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        umask: 0o22,
+        capabilities: Capabilities::default(),
+        no_new_privileges: true,
+        rlimits: Vec::new(),
+        oom_score_adj: 0,
+        terminal: None,
+    }
+}

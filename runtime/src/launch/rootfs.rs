@@ -1,0 +1,208 @@
+//! The root file system: made detached in stage-1, attached and pivoted to in the container's mount namespace.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    mount, mount_change, move_mount, open_tree, unmount,
+};
+use rustix::thread::UnshareFlags;
+
+use super::Step;
+use super::failure::{InStep, StepResult};
+use super::plan::{RootPlan, RootSource};
+use super::values::HostPath;
+use crate::sys::clone::unshare;
+use crate::sys::mount::{AttrChange, set_attributes};
+
+/// The longest string that fsconfig(2) takes.
+const FSCONFIG_VALUE_MAX: usize = 255;
+/// What mount(2) takes as options: a page, with its terminating NUL.
+const MOUNT_DATA_MAX: usize = 4095;
+/// Spelled out, so that no host configuration changes them. A container's upper is never mounted twice, so what
+/// `volatile` gives up, surviving a crash of the kernel, is worth nothing.
+const FIXED_OPTIONS: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
+
+/// Makes the root file system as a detached mount.
+///
+/// Kernels before 6.7 can take many layers only through mount(2), which needs a place to mount at: then the
+/// process leaves the host's mount namespace here, so this comes after all other host-side mounts.
+pub(crate) fn prepare(plan: &RootPlan) -> StepResult<OwnedFd> {
+    match &plan.source {
+        RootSource::Directory { path } => {
+            let tree = open_tree(CWD, path.as_c_str(), clone_flags()).step_at(Step::PrepareRoot, path)?;
+            let change = AttrChange {
+                set: MountAttrFlags::MOUNT_ATTR_NODEV,
+                propagation: Some(MountPropagationFlags::PRIVATE),
+                ..AttrChange::default()
+            };
+            set_attributes(tree.as_fd(), change).step_at(Step::PrepareRoot, path)?;
+            Ok(tree)
+        }
+        RootSource::Overlay { lower, upper, work } => overlay_by_fsconfig(lower, upper, work)
+            .or_else(|errno| match errno {
+                Errno::INVAL | Errno::NOSYS => overlay_by_mount(lower, upper, work),
+                other => Err(other),
+            })
+            .step_at(Step::PrepareRoot, upper),
+    }
+}
+
+fn clone_flags() -> OpenTreeFlags {
+    OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC
+}
+
+fn overlay_by_fsconfig(lower: &[HostPath], upper: &HostPath, work: &HostPath) -> rustix::io::Result<OwnedFd> {
+    if lower
+        .iter()
+        .chain([upper, work])
+        .any(|path| path.to_bytes().len() > FSCONFIG_VALUE_MAX)
+    {
+        return Err(Errno::INVAL);
+    }
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in lower {
+        fsconfig_set_string(context.as_fd(), "lowerdir+", layer.as_c_str())?;
+    }
+    fsconfig_set_string(context.as_fd(), "upperdir", upper.as_c_str())?;
+    fsconfig_set_string(context.as_fd(), "workdir", work.as_c_str())?;
+    for (name, value) in FIXED_OPTIONS {
+        fsconfig_set_string(context.as_fd(), name, value)?;
+    }
+    fsconfig_set_flag(context.as_fd(), "volatile")?;
+    fsconfig_create(context.as_fd())?;
+    fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_NODEV,
+    )
+}
+
+fn overlay_by_mount(lower: &[HostPath], upper: &HostPath, work: &HostPath) -> rustix::io::Result<OwnedFd> {
+    unshare(UnshareFlags::NEWNS)?;
+    make_all_private()?;
+    // Names relative to the layers' common directory, so that 500 of them fit into a page.
+    let common = common_directory(lower);
+    rustix::process::chdir(OsStr::from_bytes(&common))?;
+    let mut options = Vec::with_capacity(MOUNT_DATA_MAX);
+    for (index, layer) in lower.iter().enumerate() {
+        options.extend_from_slice(if index == 0 { b"lowerdir=" } else { b":" });
+        options.extend_from_slice(&layer.to_bytes()[common.len()..]);
+    }
+    for (name, value) in [("upperdir", upper), ("workdir", work)] {
+        options.extend_from_slice(format!(",{name}=").as_bytes());
+        options.extend_from_slice(value.to_bytes());
+    }
+    for (name, value) in FIXED_OPTIONS {
+        options.extend_from_slice(format!(",{name}={value}").as_bytes());
+    }
+    options.extend_from_slice(b",volatile");
+    if options.len() > MOUNT_DATA_MAX {
+        return Err(Errno::NAMETOOLONG);
+    }
+    let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
+    // The upper directory itself serves as the mount point: it exists, and only this namespace sees it covered.
+    mount(
+        "overlay",
+        upper.as_c_str(),
+        "overlay",
+        MountFlags::NODEV,
+        Some(options.as_c_str()),
+    )?;
+    let root = open_tree(CWD, upper.as_c_str(), clone_flags())?;
+    unmount(upper.as_c_str(), UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    Ok(root)
+}
+
+/// The longest directory, with its trailing slash, that all paths have in common.
+fn common_directory(paths: &[HostPath]) -> Vec<u8> {
+    let mut common = paths.first().map_or(&b"/"[..], HostPath::to_bytes);
+    for path in paths {
+        let equal = common
+            .iter()
+            .zip(path.to_bytes())
+            .take_while(|(a, b)| a == b)
+            .count();
+        common = &common[..equal];
+    }
+    let end = common
+        .iter()
+        .rposition(|byte| *byte == b'/')
+        .map_or(0, |slash| slash + 1);
+    common[..end].to_vec()
+}
+
+/// Cuts the mount namespace off from the host's: nothing mounted from here on propagates either way.
+pub(crate) fn make_all_private() -> rustix::io::Result<()> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+}
+
+/// Puts the detached root on top of the current one, where it can be the parent of mounts.
+pub(crate) fn attach(root: BorrowedFd<'_>) -> StepResult<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(root, "", CWD, "/", flags).step(Step::AttachRoot)
+}
+
+/// Makes the attached root the only one: the old root and everything on it is gone from this namespace.
+pub(crate) fn pivot(root: BorrowedFd<'_>) -> StepResult<()> {
+    rustix::process::fchdir(root).step(Step::PivotRoot)?;
+    // With both names ".", the old root ends up stacked on the new one, where "." finds it (pivot_root(2)).
+    rustix::process::pivot_root(".", ".").step(Step::PivotRoot)?;
+    unmount(".", UnmountFlags::DETACH).step(Step::PivotRoot)?;
+    rustix::process::chdir("/").step(Step::PivotRoot)
+}
+
+/// Gives the root its last attributes, when nothing has to be created on it any more.
+pub(crate) fn finish(root: BorrowedFd<'_>, plan: &RootPlan) -> StepResult<()> {
+    let change = AttrChange {
+        set: if plan.readonly {
+            MountAttrFlags::MOUNT_ATTR_RDONLY
+        } else {
+            MountAttrFlags::empty()
+        },
+        propagation: plan.shared.then_some(MountPropagationFlags::SHARED),
+        ..AttrChange::default()
+    };
+    if change.set.is_empty() && change.propagation.is_none() {
+        return Ok(());
+    }
+    set_attributes(root, change).step_at(Step::ReadonlyPath, "/")
+}
+
+/// Opens the directory at `path` of the current root for use as a root.
+pub(crate) fn open_root() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(paths: &[&str]) -> Vec<HostPath> {
+        paths
+            .iter()
+            .map(|path| HostPath::parse(path.as_bytes()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn the_common_directory_ends_at_a_slash() {
+        assert_eq!(common_directory(&paths(&["/var/l/aa", "/var/l/ab"])), b"/var/l/");
+        assert_eq!(
+            common_directory(&paths(&["/var/l/aa", "/var/l/aa/b"])),
+            b"/var/l/"
+        );
+        assert_eq!(common_directory(&paths(&["/a", "/b"])), b"/");
+        assert_eq!(common_directory(&paths(&["/var/l/one"])), b"/var/l/");
+    }
+}

@@ -1,0 +1,415 @@
+//! From an OCI runtime spec to a plan.
+//!
+//! The spec is the contract with whoever wrote it; nothing in it is silently dropped. A field that is not
+//! supported, or that contradicts another or the pod, is refused with its name. What deliberately has no
+//! effect: `ociVersion`, `annotations`, `root.path` (the root is in the [`LaunchContext`]), `linux.resources`
+//! (written by [`Cgroup`]) and the paths of namespaces (the supervisor is in them).
+
+mod devices;
+mod mounts;
+mod process;
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+
+use super::plan::{CgroupEntry, ExecPlan, LaunchPlan, PidMode, RootPlan, RootSource};
+use super::pod::{IpcMode, NetworkMode};
+use super::values::{ContainerPath, HostPath, ProcessString, Reason};
+use crate::cgroup::Cgroup;
+
+pub(crate) use mounts::PROC_OVERLAYS;
+
+/// Why a spec cannot be carried out. `field` is the JSON path of the OCI runtime spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// A field that must be there is not.
+    #[error("{field}: missing")]
+    Missing {
+        /// The field.
+        field: String,
+    },
+    /// A value that can never be right.
+    #[error("{field}: {value:?} {reason}")]
+    Invalid {
+        /// The field.
+        field: String,
+        /// What it holds.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A field that this runtime does not carry out.
+    #[error("{field}: not supported")]
+    Unsupported {
+        /// The field.
+        field: String,
+    },
+    /// A field that contradicts another one, or the pod.
+    #[error("{field}: contradicts {with}")]
+    Contradiction {
+        /// The field.
+        field: String,
+        /// What it contradicts.
+        with: &'static str,
+    },
+}
+
+/// The root file system of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rootfs {
+    /// Overlay of read-only layers and a writable directory. The paths may not contain `\`, `:` or `,`.
+    Overlay {
+        /// The read-only layers, top first.
+        lower: Vec<PathBuf>,
+        /// The writable layer.
+        upper: PathBuf,
+        /// An empty directory on the same file system as `upper`, used once.
+        work: PathBuf,
+    },
+    /// A directory used as it is.
+    Directory(PathBuf),
+}
+
+/// What the pod shares with its containers; the spec must agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sharing {
+    /// Network namespace.
+    pub network: NetworkMode,
+    /// IPC namespace.
+    pub ipc: IpcMode,
+    /// PID namespace of this container.
+    pub pid: PidMode,
+}
+
+/// What a launch plan needs besides the spec.
+#[derive(Debug)]
+pub struct LaunchContext<'a> {
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// The container's cgroup.
+    pub cgroup: &'a Cgroup,
+    /// What the pod shares.
+    pub sharing: Sharing,
+    /// The real bytes of `process.args` and `process.env`, which the spec can hold only as UTF-8.
+    pub exact: ExactStrings,
+}
+
+/// Arguments and environment as bytes; `None` takes what the spec holds.
+#[derive(Clone, Default)]
+pub struct ExactStrings {
+    /// Replaces `process.args`.
+    pub args: Option<Vec<Vec<u8>>>,
+    /// Replaces `process.env`: `NAME=value` each.
+    pub env: Option<Vec<Vec<u8>>>,
+}
+
+impl std::fmt::Debug for ExactStrings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = |list: &Option<Vec<Vec<u8>>>| list.as_ref().map(Vec::len);
+        f.debug_struct("ExactStrings")
+            .field("args", &count(&self.args))
+            .field("env", &count(&self.env))
+            .finish()
+    }
+}
+
+/// What an exec plan needs besides the process.
+#[derive(Debug)]
+pub struct ExecContext<'a> {
+    /// The container's cgroup.
+    pub cgroup: &'a Cgroup,
+    /// The real bytes of `args` and `env`.
+    pub exact: ExactStrings,
+}
+
+impl LaunchPlan {
+    /// Validates a spec and turns it into a plan.
+    ///
+    /// # Errors
+    /// [`PlanError`] with the name of the field.
+    pub fn from_spec(spec: &Spec, context: &LaunchContext<'_>) -> Result<LaunchPlan, PlanError> {
+        let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
+        refuse_unsupported(spec, linux)?;
+        let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
+        let own_cgroup_namespace = check_namespaces(linux, context.sharing)?;
+        check_cgroups_path(linux, context.cgroup)?;
+        let mounts = mounts::convert(
+            spec.mounts().as_deref().unwrap_or_default(),
+            context,
+            own_cgroup_namespace,
+        )?;
+        let devices = devices::convert(linux.devices().as_deref().unwrap_or_default())?;
+        Ok(LaunchPlan {
+            root: root(spec, linux, &context.rootfs)?,
+            mounts,
+            devices,
+            masked: paths("linux.maskedPaths", linux.masked_paths().as_deref())?,
+            readonly: paths("linux.readonlyPaths", linux.readonly_paths().as_deref())?,
+            pid: context.sharing.pid,
+            cgroup: CgroupEntry {
+                tasks: tasks(context.cgroup)?,
+                namespace: own_cgroup_namespace,
+            },
+            process: process::convert("process", process, &context.exact)?,
+        })
+    }
+}
+
+impl ExecPlan {
+    /// Validates a process that is to run in a container.
+    ///
+    /// # Errors
+    /// [`PlanError`] with the name of the field.
+    pub fn from_process(process: &Process, context: &ExecContext<'_>) -> Result<ExecPlan, PlanError> {
+        Ok(ExecPlan {
+            cgroup: CgroupEntry {
+                tasks: tasks(context.cgroup)?,
+                namespace: true,
+            },
+            process: process::convert("process", process, &context.exact)?,
+        })
+    }
+}
+
+fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), PlanError> {
+    if spec.hostname().is_some() {
+        return Err(PlanError::Contradiction {
+            field: "hostname".into(),
+            with: "the pod, which has the hostname",
+        });
+    }
+    if linux.sysctl().as_ref().is_some_and(|sysctl| !sysctl.is_empty()) {
+        return Err(PlanError::Contradiction {
+            field: "linux.sysctl".into(),
+            with: "the pod, which has the namespaces",
+        });
+    }
+    let hooks = spec
+        .hooks()
+        .as_ref()
+        .is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default());
+    let not_empty = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    let unsupported = [
+        ("domainname", not_empty(spec.domainname())),
+        ("hooks", hooks),
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        (
+            "linux.uidMappings",
+            linux.uid_mappings().as_ref().is_some_and(|list| !list.is_empty()),
+        ),
+        (
+            "linux.gidMappings",
+            linux.gid_mappings().as_ref().is_some_and(|list| !list.is_empty()),
+        ),
+        ("linux.seccomp", linux.seccomp().is_some()),
+        ("linux.mountLabel", not_empty(linux.mount_label())),
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.personality", linux.personality().is_some()),
+        (
+            "linux.timeOffsets",
+            linux.time_offsets().as_ref().is_some_and(|map| !map.is_empty()),
+        ),
+        (
+            "linux.netDevices",
+            linux.net_devices().as_ref().is_some_and(|map| !map.is_empty()),
+        ),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+    ];
+    refuse(&unsupported)
+}
+
+fn refuse(unsupported: &[(&str, bool)]) -> Result<(), PlanError> {
+    match unsupported.iter().find(|(_, present)| *present) {
+        Some((field, _)) => Err(PlanError::Unsupported {
+            field: (*field).into(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Checks that the spec lists the namespaces that the container will be in, and returns whether it has a cgroup
+/// namespace of its own.
+fn check_namespaces(linux: &Linux, sharing: Sharing) -> Result<bool, PlanError> {
+    let field =
+        |kind: LinuxNamespaceType| format!("linux.namespaces[{}]", format!("{kind:?}").to_lowercase());
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    let find = |kind: LinuxNamespaceType| listed.iter().find(|namespace| namespace.typ() == kind);
+    for kind in [LinuxNamespaceType::User, LinuxNamespaceType::Time] {
+        if find(kind).is_some() {
+            return Err(PlanError::Unsupported { field: field(kind) });
+        }
+    }
+    for (index, namespace) in listed.iter().enumerate() {
+        if listed[..index].iter().any(|other| other.typ() == namespace.typ()) {
+            return Err(PlanError::Contradiction {
+                field: field(namespace.typ()),
+                with: "an earlier entry",
+            });
+        }
+    }
+    for kind in [LinuxNamespaceType::Mount, LinuxNamespaceType::Cgroup] {
+        if find(kind).is_some_and(|namespace| namespace.path().is_some()) {
+            return Err(PlanError::Unsupported {
+                field: format!("{}.path", field(kind)),
+            });
+        }
+    }
+    if find(LinuxNamespaceType::Mount).is_none() {
+        return Err(missing(&field(LinuxNamespaceType::Mount)));
+    }
+    let expected = [
+        (LinuxNamespaceType::Network, sharing.network == NetworkMode::Pod),
+        (LinuxNamespaceType::Ipc, sharing.ipc == IpcMode::Pod),
+        (LinuxNamespaceType::Pid, sharing.pid != PidMode::Host),
+    ];
+    for (kind, wanted) in expected {
+        if find(kind).is_some() != wanted {
+            return Err(PlanError::Contradiction {
+                field: field(kind),
+                with: "what the pod shares",
+            });
+        }
+    }
+    let pid_path = find(LinuxNamespaceType::Pid).is_some_and(|namespace| namespace.path().is_some());
+    if pid_path && sharing.pid == PidMode::Container {
+        return Err(PlanError::Contradiction {
+            field: field(LinuxNamespaceType::Pid),
+            with: "what the pod shares",
+        });
+    }
+    Ok(find(LinuxNamespaceType::Cgroup).is_some())
+}
+
+fn check_cgroups_path(linux: &Linux, cgroup: &Cgroup) -> Result<(), PlanError> {
+    let Some(path) = linux.cgroups_path() else {
+        return Ok(());
+    };
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    if relative != cgroup.path() {
+        return Err(PlanError::Contradiction {
+            field: "linux.cgroupsPath".into(),
+            with: "the container's cgroup",
+        });
+    }
+    Ok(())
+}
+
+fn root(spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<RootPlan, PlanError> {
+    let source = match rootfs {
+        Rootfs::Directory(path) => RootSource::Directory {
+            path: host_path("rootfs.directory", path)?,
+        },
+        Rootfs::Overlay { lower, upper, work } => {
+            if lower.is_empty() {
+                return Err(missing("rootfs.overlay.lower"));
+            }
+            if lower.len() > 500 {
+                return Err(invalid(
+                    "rootfs.overlay.lower",
+                    &lower.len(),
+                    "layers are more than the 500 of overlayfs",
+                ));
+            }
+            RootSource::Overlay {
+                lower: lower
+                    .iter()
+                    .map(|layer| overlay_path("rootfs.overlay.lower", layer))
+                    .collect::<Result<_, _>>()?,
+                upper: overlay_path("rootfs.overlay.upper", upper)?,
+                work: overlay_path("rootfs.overlay.work", work)?,
+            }
+        }
+    };
+    let shared = match linux.rootfs_propagation().as_deref().unwrap_or_default() {
+        "" | "private" | "rprivate" | "slave" | "rslave" => false,
+        "shared" | "rshared" => true,
+        other => {
+            return Err(invalid(
+                "linux.rootfsPropagation",
+                &other,
+                "is no propagation type",
+            ));
+        }
+    };
+    let readonly = spec
+        .root()
+        .as_ref()
+        .is_some_and(|root| root.readonly().unwrap_or(false));
+    Ok(RootPlan {
+        source,
+        readonly,
+        shared,
+    })
+}
+
+fn tasks(cgroup: &Cgroup) -> Result<Vec<HostPath>, PlanError> {
+    cgroup
+        .tasks_files()
+        .iter()
+        .map(|path| host_path("cgroup", path))
+        .collect()
+}
+
+fn paths(field: &str, list: Option<&[String]>) -> Result<Vec<ContainerPath>, PlanError> {
+    list.unwrap_or_default()
+        .iter()
+        .enumerate()
+        .map(|(index, path)| {
+            let field = format!("{field}[{index}]");
+            let parsed = container_path(&field, path.as_bytes())?;
+            if parsed.is_root() {
+                return Err(invalid(&field, path, "is the root"));
+            }
+            Ok(parsed)
+        })
+        .collect()
+}
+
+fn missing(field: &str) -> PlanError {
+    PlanError::Missing { field: field.into() }
+}
+
+fn invalid(field: &str, value: &dyn ToString, reason: Reason) -> PlanError {
+    PlanError::Invalid {
+        field: field.into(),
+        value: value.to_string(),
+        reason,
+    }
+}
+
+fn container_path(field: &str, bytes: &[u8]) -> Result<ContainerPath, PlanError> {
+    ContainerPath::parse(bytes).map_err(|reason| invalid(field, &String::from_utf8_lossy(bytes), reason))
+}
+
+fn host_path(field: &str, path: &std::path::Path) -> Result<HostPath, PlanError> {
+    use std::os::unix::ffi::OsStrExt;
+    HostPath::parse(path.as_os_str().as_bytes()).map_err(|reason| invalid(field, &path.display(), reason))
+}
+
+/// A path that overlayfs takes in its options without any escaping.
+fn overlay_path(field: &str, path: &std::path::Path) -> Result<HostPath, PlanError> {
+    let path = host_path(field, path)?;
+    if path
+        .to_bytes()
+        .iter()
+        .any(|byte| matches!(byte, b'\\' | b':' | b',') || byte.is_ascii_control())
+    {
+        return Err(invalid(
+            field,
+            &path,
+            "has a character that overlay options cannot carry",
+        ));
+    }
+    Ok(path)
+}
+
+/// An argument or variable. Its value is never quoted in the error: it may be a secret.
+fn process_string(field: &str, bytes: &[u8]) -> Result<ProcessString, PlanError> {
+    ProcessString::parse(bytes).map_err(|reason| invalid(field, &"(hidden)", reason))
+}
+
+#[cfg(test)]
+mod tests;

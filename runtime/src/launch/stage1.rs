@@ -1,0 +1,194 @@
+//! Stage-1: the child that still belongs to the host.
+//!
+//! It is a clone of the supervisor with one thread. What may take long or hang (a dead volume) hangs here and not
+//! in the supervisor. For a PID namespace that others are already in, it does everything up to the last step by
+//! itself: whoever appears in such a namespace must already be harmless.
+
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
+
+use super::channel::Reporter;
+use super::exec::become_program;
+use super::failure::{InStep, StepResult, failure};
+use super::mounts::{borrow_procfs, prepare_volumes};
+use super::plan::{CgroupEntry, ExecPlan, LaunchPlan, PidMode, ProcessPlan, unseal};
+use super::rooted::Root;
+use super::steps::{Prepared, absent_of, confine, enter_root, exec_console};
+use super::{ChildStdio, Step, Surroundings, rootfs};
+use crate::sys::clone::{CloneOptions, Namespaces, clone3, unshare};
+use crate::sys::fds::close_all_except;
+
+/// Runs a stage and reports how it failed; returns the exit code.
+pub(crate) fn run(reporter: &Reporter, stage: impl FnOnce() -> StepResult<()>) -> i32 {
+    let failed = match catch_unwind(AssertUnwindSafe(stage)) {
+        Ok(Ok(())) => return 0,
+        Ok(Err(failed)) => failed,
+        Err(_) => failure(Step::Internal, None, Errno::NOTRECOVERABLE),
+    };
+    reporter.failed(&failed);
+    1
+}
+
+/// Starts a container.
+pub(crate) fn container(
+    plan: BorrowedFd<'_>,
+    stdio: &ChildStdio,
+    around: Surroundings<'_>,
+    reporter: &Reporter,
+) -> StepResult<()> {
+    let pod_init = around.pod.init.as_ref().map(|init| init.pidfd.as_fd());
+    keep_only(
+        stdio,
+        [Some(plan), Some(reporter.as_fd()), around.pid_target, pod_init],
+    )?;
+    let plan: LaunchPlan = unseal(plan).step(Step::DecodePlan)?;
+    settle(&plan.cgroup, &plan.process)?;
+    let shared_pid = match plan.pid {
+        PidMode::Container | PidMode::Host => None,
+        PidMode::Pod => Some(pod_init.ok_or(Errno::SRCH).step_at(Step::Namespaces, "pod pid")?),
+        PidMode::Target => Some(
+            around
+                .pid_target
+                .ok_or(Errno::SRCH)
+                .step_at(Step::Namespaces, "target pid")?,
+        ),
+    };
+    let volumes = prepare_volumes(&plan.mounts)?;
+    let procfs = shared_pid
+        .map(borrow_procfs)
+        .transpose()
+        .step_at(Step::Mount, "/proc")?;
+    let root = rootfs::prepare(&plan.root)?;
+    // From here on fds are closed by number, under the feet of their owners, which therefore are never dropped.
+    let prepared = ManuallyDrop::new(Prepared {
+        root,
+        volumes,
+        procfs,
+    });
+    match shared_pid {
+        None => clone_then_set_up(&plan, stdio, &prepared, reporter),
+        Some(namespace) => set_up_then_clone(&plan, stdio, &prepared, namespace, reporter),
+    }
+}
+
+/// The usual way: init is the first in a PID namespace of its own, and sets itself up there.
+fn clone_then_set_up(
+    plan: &LaunchPlan,
+    stdio: &ChildStdio,
+    prepared: &Prepared,
+    reporter: &Reporter,
+) -> StepResult<()> {
+    let namespaces = Namespaces {
+        mount: true,
+        pid: plan.pid == PidMode::Container,
+        cgroup: plan.cgroup.namespace,
+    };
+    last_clone(namespaces, reporter, || {
+        let seen = ManuallyDrop::new(enter_root(plan, prepared, reporter)?);
+        confine(&plan.process, stdio, &seen.absent_stdio(), reporter)?;
+        Err(become_program(&plan.process))
+    })
+}
+
+/// The way into a PID namespace that others are in: set up here, and enter it with the last clone.
+fn set_up_then_clone(
+    plan: &LaunchPlan,
+    stdio: &ChildStdio,
+    prepared: &Prepared,
+    namespace: BorrowedFd<'_>,
+    reporter: &Reporter,
+) -> StepResult<()> {
+    let mut own = UnshareFlags::NEWNS;
+    own.set(UnshareFlags::NEWCGROUP, plan.cgroup.namespace);
+    unshare(own).step(Step::Namespaces)?;
+    let seen = ManuallyDrop::new(enter_root(plan, prepared, reporter)?);
+    // This changes only what later children are born into.
+    move_into_thread_name_spaces(namespace, ThreadNameSpaceType::PROCESS_ID)
+        .step_at(Step::Namespaces, "pid")?;
+    confine(&plan.process, stdio, &seen.absent_stdio(), reporter)?;
+    last_clone(Namespaces::default(), reporter, || {
+        Err(become_program(&plan.process))
+    })
+}
+
+/// Starts a process in a running container, whose init `init` is the pidfd of.
+pub(crate) fn exec(
+    plan: BorrowedFd<'_>,
+    stdio: &ChildStdio,
+    init: BorrowedFd<'_>,
+    reporter: &Reporter,
+) -> StepResult<()> {
+    keep_only(stdio, [Some(plan), Some(reporter.as_fd()), Some(init), None])?;
+    let plan: ExecPlan = unseal(plan).step(Step::DecodePlan)?;
+    settle(&plan.cgroup, &plan.process)?;
+    let all = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::CONTROL_GROUP
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::NETWORK
+        | ThreadNameSpaceType::PROCESS_ID;
+    move_into_thread_name_spaces(init, all).step(Step::Namespaces)?;
+    let root = ManuallyDrop::new(rootfs::open_root().step(Step::Namespaces)?);
+    let root = Root::new(root.as_fd());
+    let console = ManuallyDrop::new(exec_console(root, &plan.process, reporter)?);
+    let absent = absent_of(console.as_ref(), None, root);
+    confine(&plan.process, stdio, &absent, reporter)?;
+    last_clone(Namespaces::default(), reporter, || {
+        Err(become_program(&plan.process))
+    })
+}
+
+/// Clones the process that becomes the program, as a sibling of this one, and tells the supervisor.
+fn last_clone(
+    namespaces: Namespaces,
+    reporter: &Reporter,
+    stage: impl FnOnce() -> StepResult<()>,
+) -> StepResult<()> {
+    let options = CloneOptions {
+        namespaces,
+        as_sibling: true,
+        cgroup: None,
+    };
+    let child = clone3(options, || run(reporter, stage)).step(Step::CloneInit)?;
+    reporter
+        .started(child.pid, child.pidfd.as_fd())
+        .step(Step::CloneInit)
+}
+
+/// Closes what the supervisor had open: pipes of other containers must not live as long as a hanging launch.
+fn keep_only<const N: usize>(stdio: &ChildStdio, fds: [Option<BorrowedFd<'_>>; N]) -> StepResult<()> {
+    let mut keep: Vec<i32> = stdio
+        .raw()
+        .chain(fds.iter().flatten().map(AsRawFd::as_raw_fd))
+        .collect();
+    // The three standard streams stay until others are put over them, so that no new fd takes their numbers.
+    keep.extend([0, 1, 2]);
+    close_all_except(&mut keep).step(Step::Internal)
+}
+
+/// Enters the container's cgroups and takes its place in the order of OOM victims, before anything is allocated
+/// on its behalf.
+fn settle(cgroup: &CgroupEntry, process: &ProcessPlan) -> StepResult<()> {
+    rustix::process::umask(Mode::empty());
+    for tasks in &cgroup.tasks {
+        // "0" is the writer itself. Unlike a pid, it needs no lock on all threads of the system, for which the
+        // kernel would wait up to 10 ms.
+        write(tasks.as_c_str(), b"0").step_at(Step::JoinCgroup, tasks)?;
+    }
+    let adj = process.oom_score_adj.to_string();
+    match write(c"/proc/self/oom_score_adj", adj.as_bytes()) {
+        // Lowering takes CAP_SYS_RESOURCE; a daemon that lacks it keeps the inherited value.
+        Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+        other => other.step_at(Step::OomScore, adj),
+    }
+}
+
+fn write(path: &std::ffi::CStr, bytes: &[u8]) -> rustix::io::Result<()> {
+    let file: OwnedFd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, bytes).map(drop)
+}
