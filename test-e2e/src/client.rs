@@ -1,5 +1,6 @@
 //! The CRI as a client sees it: `k8s-cri`'s generated stubs over a unix socket.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
@@ -8,6 +9,7 @@ use k8s_cri::v1::{
     PodSandboxConfig, PodSandboxStatus, image_service_client::ImageServiceClient,
     runtime_service_client::RuntimeServiceClient,
 };
+use serde_json::Value;
 use tokio::net::UnixStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -197,6 +199,53 @@ impl Client {
         Ok(answer.status.expect("an answer without error has a status"))
     }
 
+    /// The JSON a container's verbose status carries under `info`.
+    ///
+    /// # Panics
+    /// When there is none, or it is no JSON.
+    pub async fn container_info(&self, id: &str) -> Value {
+        let request = cri::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self
+            .runtime
+            .clone()
+            .container_status(request)
+            .await
+            .expect("the container is known");
+        info(&answer.into_inner().info)
+    }
+
+    /// The JSON a pod's verbose status carries under `info`.
+    ///
+    /// # Panics
+    /// When there is none, or it is no JSON.
+    pub async fn pod_info(&self, id: &str) -> Value {
+        let request = cri::PodSandboxStatusRequest {
+            pod_sandbox_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self
+            .runtime
+            .clone()
+            .pod_sandbox_status(request)
+            .await
+            .expect("the pod is known");
+        info(&answer.into_inner().info)
+    }
+
+    /// The host's pid of a running container's init.
+    ///
+    /// # Panics
+    /// When the verbose status does not say.
+    pub async fn container_pid(&self, id: &str) -> u32 {
+        let info = self.container_info(id).await;
+        let pid = info["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        pid.filter(|pid| *pid > 0)
+            .unwrap_or_else(|| panic!("info.pid of a running container: {info}"))
+    }
+
     /// All containers.
     ///
     /// # Errors
@@ -318,6 +367,11 @@ impl Client {
         })
         .await
     }
+}
+
+fn info(map: &HashMap<String, String>) -> Value {
+    let text = map.get("info").expect("verbose has the key `info`");
+    serde_json::from_str(text).expect("info is JSON")
 }
 
 /// An image by name, as kubelet asks for it.

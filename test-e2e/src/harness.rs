@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -60,6 +61,11 @@ impl Server {
         fs::write(layout.path("config.toml"), layout.config(&settings)).expect("writing the configuration");
         for (name, text) in &settings.conflists {
             fs::write(layout.path("net.d").join(name), text).expect("writing a conflist");
+        }
+        for (name, script) in &settings.plugins {
+            let plugin = layout.path("plugins").join(name);
+            fs::write(&plugin, script).expect("writing a plugin");
+            fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).expect("making it executable");
         }
         if let Some(prepare) = settings.prepare.take() {
             let directory = layout.directory.path().to_owned();

@@ -99,6 +99,11 @@ impl Host {
         Path::new("/proc/self/task").join(self.tid.to_string()).join(name)
     }
 
+    /// The thread that lives in the namespaces.
+    pub fn tid(&self) -> Pid {
+        self.tid
+    }
+
     /// A path as the host's mount namespace sees it, readable from outside.
     pub fn path(&self, absolute: impl AsRef<Path>) -> PathBuf {
         let below = absolute

@@ -20,10 +20,11 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// Where Debian's busybox-static puts its one program.
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 34] = [
-    "sh", "cat", "echo", "ls", "sleep", "true", "false", "id", "env", "hostname", "mount", "ps", "kill",
-    "ip", "wget", "nc", "dd", "yes", "head", "seq", "touch", "stat", "readlink", "pwd", "test", "mkdir",
-    "rm", "ln", "chmod", "nslookup", "grep", "find", "wc", "tail",
+const APPLETS: [&str; 40] = [
+    "sh", "cat", "chmod", "dd", "echo", "env", "false", "find", "grep", "head", "hostname", "id", "ip",
+    "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "nc", "printf", "ps", "pwd", "readlink", "rm",
+    "seq", "setsid", "sleep", "stat", "sync", "tail", "taskset", "test", "touch", "true", "umount", "usleep",
+    "wc", "yes",
 ];
 
 /// Bytes under the digest that names them.

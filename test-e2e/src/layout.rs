@@ -29,6 +29,10 @@ pub type Preparation = Box<dyn FnOnce(&Path) + Send>;
 pub struct Settings {
     /// Conflists put into the CNI directory before the start: file name and text.
     pub conflists: Vec<(String, String)>,
+    /// The embedded network's subnet; [`SUBNET`] unless set.
+    pub subnet: Option<&'static str>,
+    /// CNI plugins of the test's own: name and script, found before Debian's.
+    pub plugins: Vec<(String, String)>,
     /// Whether the embedded network is off.
     pub without_embedded: bool,
     /// Environment variables of the daemon.
@@ -59,7 +63,7 @@ impl Layout {
             .tempdir()
             .expect("a temporary directory");
         let (state, data) = (directory.path().join("state"), directory.path().join("data"));
-        for below in ["net.d", "logs", "state", "data"] {
+        for below in ["net.d", "plugins", "logs", "state", "data"] {
             fs::create_dir(directory.path().join(below)).expect("an empty directory");
         }
         Self {
@@ -80,15 +84,17 @@ impl Layout {
             text,
             "socket = \"{socket}\"\nstate_dir = \"{state}\"\ndata_dir = \"{data}\"\n\n\
              [cgroup]\nroot = \"/{cgroup}\"\n\n\
-             [network]\nconf_dir = \"{conf}\"\nbin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n\n\
-             [network.embedded]\nenabled = {embedded}\nbridge = \"{BRIDGE}\"\nsubnet = \"{SUBNET}\"\n\n\
+             [network]\nconf_dir = \"{conf}\"\nbin_dirs = [\"{plugins}\", \"/opt/cni/bin\", \"/usr/lib/cni\"]\n\n\
+             [network.embedded]\nenabled = {embedded}\nbridge = \"{BRIDGE}\"\nsubnet = \"{subnet}\"\n\n\
              [registry]\ninsecure = [\"127.0.0.1:{REGISTRY_PORT}\", \"127.0.0.1:{DOCKER_REGISTRY_PORT}\"]\n\n{more}",
             socket = self.path("crisp.sock").display(),
             state = self.path("state").display(),
             data = self.path("data").display(),
             cgroup = self.cgroup_root,
             conf = self.path("net.d").display(),
+            plugins = self.path("plugins").display(),
             embedded = !settings.without_embedded,
+            subnet = settings.subnet.unwrap_or(SUBNET),
             more = settings.config,
         );
         text

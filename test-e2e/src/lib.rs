@@ -32,6 +32,7 @@
 //! `tests/`.
 
 pub mod built;
+pub mod cable;
 pub mod client;
 pub mod crictl;
 mod daemon;

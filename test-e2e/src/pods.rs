@@ -27,7 +27,7 @@ impl RunningPod {
     /// # Errors
     /// What the runtime answers.
     pub async fn run(client: &Client, pod: &Pod) -> Result<Self, Status> {
-        let id = client.run_pod(&pod.0).await?;
+        let id = Box::pin(client.run_pod(&pod.0)).await?;
         Ok(Self {
             id,
             config: pod.0.clone(),
@@ -48,7 +48,9 @@ impl RunningPod {
     /// # Panics
     /// When the runtime refuses.
     pub async fn start(&self, container: &Container) -> String {
-        let id = self.create(container).await.expect("the container is created");
+        let id = Box::pin(self.create(container))
+            .await
+            .expect("the container is created");
         self.client.start(&id).await.expect("the container starts");
         id
     }
@@ -58,7 +60,7 @@ impl RunningPod {
     /// # Panics
     /// When the runtime refuses or the container does not end.
     pub async fn finish(&self, container: &Container) -> (i32, String) {
-        let id = self.start(container).await;
+        let id = Box::pin(self.start(container)).await;
         let status = self.client.exited(&id).await;
         let log = PathBuf::from(&status.log_path);
         (status.exit_code, logs::stdout(&log))

@@ -1,0 +1,54 @@
+# What a person types. Each target installs what it needs (test-e2e/setup.sh) and builds what it runs.
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# The target is always named (.cargo/config.toml), so its triple is part of every path.
+TRIPLE     := $(shell rustc -vV | sed -n 's/^host: //p')
+DEBUG      := $(TARGET_DIR)/$(TRIPLE)/debug
+RELEASE    := $(TARGET_DIR)/$(TRIPLE)/release
+POD        := $(TARGET_DIR)/$(TRIPLE)/pod
+# Side by side, servers share the CPUs: more tests at once than this only wait for each other.
+export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? 2 : n > 8 ? 8 : n )))
+
+.PHONY: help demo run build release test bench lint doc clean
+.DEFAULT_GOAL := help
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+demo: release ## one pod's life, timed, from an image made on the spot; leaves nothing behind
+	$(RELEASE)/crisp demo
+
+run: release ## the daemon in the foreground, on /run/crisp/crisp.sock
+	$(RELEASE)/crisp
+
+build: ## both programs, for debugging
+	@test-e2e/setup.sh build
+	cargo build -p cri-server -p runtime --bins
+
+# The daemon favours speed, the supervisor size (one stays resident per pod): two profiles, and the
+# daemon finds the supervisor beside itself.
+release: ## both programs, optimised, side by side
+	@test-e2e/setup.sh build
+	cargo build --release -p cri-server --bins
+	cargo build --profile pod -p runtime --bins
+	cp --update --preserve=timestamps $(POD)/crisp-pod $(RELEASE)/crisp-pod
+
+test: ## everything: units, contracts, and the daemon end to end (as root)
+	@test-e2e/setup.sh test
+	cargo build --workspace --bins
+	cargo test --workspace
+
+bench: release ## a pod's cycle, call by call
+	@test-e2e/setup.sh test
+	CRISP_BIN=$(abspath $(RELEASE))/crisp cargo bench -p test-e2e --bench cycle
+
+lint: ## formatting, lints and dependency directions
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	test-e2e/checks/dependencies.sh
+
+doc: ## the documentation of every crate
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+clean: ## what cargo built
+	cargo clean

@@ -1,0 +1,50 @@
+#!/bin/sh
+# Installs what building and testing need on a Debian machine that has Rust: only what is missing,
+# and nothing at all where nothing is. Run by make; `setup.sh build|test|ci` says for what.
+set -eu
+
+packages() {
+    case $1 in
+        # A C compiler for the bundled SQLite and zstd.
+        build) echo gcc libc6-dev make ;;
+        # busybox for images, protoc for the k8s-cri client, real CNI plugins, a real registry.
+        test) echo gcc libc6-dev make protobuf-compiler busybox-static containernetworking-plugins docker-registry iproute2 nftables skopeo ;;
+        # Without Go the crictl test is skipped; CI must not skip.
+        ci) packages test ;;
+        *) echo "setup.sh: what is \"$1\"? (build, test, ci)" >&2; exit 2 ;;
+    esac
+}
+
+missing() {
+    for package in $(packages "$1"); do
+        case $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) in
+            installed) ;;
+            *) echo "$package" ;;
+        esac
+    done
+}
+
+install() {
+    wanted=$(missing "$1" | tr '\n' ' ')
+    [ -n "$wanted" ] || return 0
+    if ! command -v apt-get >/dev/null; then
+        echo "setup.sh: not a Debian; install these yourself: $wanted" >&2
+        return 0
+    fi
+    [ "$(id -u)" = 0 ] || { echo "setup.sh: as root, install: $wanted" >&2; exit 1; }
+    echo "setup.sh: installing $wanted" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    # The package lists may be missing or old: refreshed only when the first try fails.
+    # shellcheck disable=SC2086 # a list of words
+    apt-get install --yes --quiet --no-install-recommends $wanted >/dev/null 2>&1 || {
+        apt-get update --quiet >/dev/null
+        apt-get install --yes --quiet --no-install-recommends $wanted >/dev/null
+    }
+    # Debian starts the registry as a service; the tests run their own.
+    if [ -d /run/systemd/system ] && [ "$wanted" != "${wanted#*docker-registry}" ]; then
+        systemctl disable --now docker-registry >/dev/null 2>&1 || true
+    fi
+}
+
+command -v cargo >/dev/null || { echo "setup.sh: Rust is missing: install it with rustup" >&2; exit 1; }
+install "${1:-build}"

@@ -1,0 +1,263 @@
+//! The daemon killed, stopped and started again: nothing that runs is disturbed, nothing forgotten.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use k8s_cri::v1::{ContainerState, PodSandboxState};
+use test_e2e::eventually::until;
+use test_e2e::harness::Server;
+use test_e2e::specs::Container;
+
+fn alive(pid: u32) -> bool {
+    let status =
+        std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();
+    status
+        .lines()
+        .any(|line| line.starts_with("State:") && !line.contains('Z'))
+}
+
+#[tokio::test]
+async fn what_runs_is_found_again() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let spec = server.pod("found").label("app", "a").annotation("note", "n");
+    let pod = server.run(&spec).await.unwrap();
+    let running = pod
+        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    let created = pod
+        .create(&Container::new("later", &image).shell("echo started later"))
+        .await
+        .unwrap();
+    let (address, pid) = (pod.ip().await, server.client.container_pid(&running).await);
+    let before = server.client.pod_status(&pod.id).await.unwrap();
+    let container_before = server.client.container_status(&running).await.unwrap();
+
+    for clean in [false, true] {
+        if clean {
+            server.stop().await;
+        } else {
+            server.kill9().await;
+        }
+        assert!(alive(pid), "the container goes on without the daemon");
+        server.restart().await;
+        let after = server.client.pod_status(&pod.id).await.unwrap();
+        assert_eq!(after, before, "nothing is forgotten");
+        assert_eq!(after.state(), PodSandboxState::SandboxReady);
+        assert_eq!(
+            server.client.container_status(&running).await.unwrap(),
+            container_before
+        );
+        assert_eq!(
+            server.client.container_pid(&running).await,
+            pid,
+            "the same process"
+        );
+        assert_eq!(
+            server
+                .client
+                .exec(&running, &["/bin/echo", "hi"], 5)
+                .await
+                .unwrap()
+                .stdout,
+            b"hi\n"
+        );
+        assert!(server.client.image(&image).await.unwrap().is_some());
+    }
+    assert_eq!(after_restart_address(&server, &pod.id).await, address);
+    server
+        .client
+        .start(&created)
+        .await
+        .expect("what was created can be started by the next daemon");
+    assert_eq!(server.client.exited(&created).await.exit_code, 0);
+    pod.logged("later.log", "started later").await;
+    server.client.stop(&running, 0).await.unwrap();
+    assert_eq!(server.client.exited(&running).await.exit_code, 137);
+    server.close().await;
+}
+
+async fn after_restart_address(server: &Server, pod: &str) -> String {
+    server.client.pod_status(pod).await.unwrap().network.unwrap().ip
+}
+
+#[tokio::test]
+async fn what_ended_meanwhile_has_its_true_code() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("meanwhile").await;
+    let mut ids = Vec::new();
+    for code in [0, 1, 7, 143] {
+        let line = format!("echo up; while ! test -e /dev/shm/go; do usleep 1000; done; exit {code}");
+        let name = format!("exit-{code}");
+        ids.push((pod.start(&Container::new(&name, &image).shell(&line)).await, code));
+        pod.logged(&format!("{name}.log"), "up").await;
+    }
+    let killed = pod
+        .start(&Container::new("killed", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    let (go, pid) = (
+        server.client.container_pid(&killed).await,
+        server.client.container_pid(&killed).await,
+    );
+    server.kill9().await;
+
+    std::fs::write(format!("/proc/{go}/root/dev/shm/go"), "").expect("the pod's shm, from the host");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid.cast_signed()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    until("all have ended while nobody looked", || {
+        !server
+            .processes()
+            .iter()
+            .any(|(_, what)| what.contains("/bin/sh") || what.contains("sleep 100000"))
+    })
+    .await;
+    let ended = std::time::SystemTime::now();
+
+    server.restart().await;
+    for (id, code) in ids.iter().chain([&(killed, 137)]) {
+        let status = server.client.container_status(id).await.unwrap();
+        assert_eq!(
+            (status.state(), status.exit_code),
+            (ContainerState::ContainerExited, *code)
+        );
+        assert_eq!(status.reason, if *code == 0 { "Completed" } else { "Error" });
+        let finished = Duration::from_nanos(status.finished_at.unsigned_abs());
+        assert!(
+            std::time::UNIX_EPOCH + finished <= ended,
+            "the time of the exit, not of the restart"
+        );
+        assert!(status.finished_at >= status.started_at);
+    }
+    server.close().await;
+}
+
+#[tokio::test]
+async fn twenty_restarts_disturb_nobody() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let mut pids = Vec::new();
+    for number in 0..6 {
+        let pod = server.run_pod(&format!("pod-{number}")).await;
+        let id = pod
+            .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+            .await;
+        pids.push((id.clone(), server.client.container_pid(&id).await));
+    }
+    for round in 0..20 {
+        server.kill9().await;
+        server.restart().await;
+        assert_eq!(
+            server.client.pods().await.unwrap().len(),
+            pids.len(),
+            "round {round}"
+        );
+    }
+    for (id, pid) in &pids {
+        assert_eq!(server.client.container_pid(id).await, *pid);
+    }
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_leaves_nothing_half_made() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    for round in 0..8u64 {
+        let spec = server.pod(&format!("half-{round}"));
+        let client = server.client.clone();
+        let running = {
+            let (spec, image) = (spec.clone(), image.clone());
+            tokio::spawn(async move {
+                let id = client.run_pod(&spec.0).await?;
+                let container = Container::new("main", &image).command(&["/bin/sleep", "100000"]);
+                let container = Box::pin(client.create(&id, &spec.0, &container.0)).await?;
+                client.start(&container).await
+            })
+        };
+        // Each round kills a little later in the course of things.
+        tokio::time::sleep(Duration::from_millis(4 * round)).await;
+        server.kill9().await;
+        let _ = running.await;
+        server.restart().await;
+        let pod = server
+            .run(&spec)
+            .await
+            .expect("the same request is answered after the restart");
+        let (code, _) = pod
+            .finish(&Container::new("check", &image).command(&["/bin/true"]))
+            .await;
+        assert_eq!(code, 0);
+        server.client.remove_pod(&pod.id).await.unwrap();
+        for pod in server.client.pods().await.unwrap() {
+            server.client.stop_pod(&pod.id).await.unwrap();
+            server.client.remove_pod(&pod.id).await.unwrap();
+        }
+    }
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_is_noticed() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("orphan").await;
+    let id = pod
+        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    let pid = server.client.container_pid(&id).await;
+    let (supervisor, _) = server
+        .processes()
+        .into_iter()
+        .find(|(_, what)| what.contains("crisp-pod"))
+        .expect("a supervisor");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(supervisor),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    let status = server.client.exited(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+    assert!(!status.message.is_empty(), "it says what was lost");
+    until("its containers are killed: never two owners", || !alive(pid)).await;
+    assert_eq!(
+        server.client.pod_status(&pod.id).await.unwrap().state(),
+        PodSandboxState::SandboxNotready
+    );
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_stop_of_the_daemon_is_quick() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("quick").await;
+    let id = pod
+        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    // A call under way does not hold the exit up.
+    let client = server.client.clone();
+    let exec = tokio::spawn(async move { client.exec(&id, &["/bin/sleep", "1000"], 0).await });
+    until("the call is under way", || {
+        server
+            .processes()
+            .iter()
+            .any(|(_, what)| what.contains("sleep 1000"))
+    })
+    .await;
+    let begun = Instant::now();
+    server.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(exec.await.unwrap().is_err());
+    until("an exec belongs to its call: nothing unowned is left", || {
+        !server
+            .processes()
+            .iter()
+            .any(|(_, what)| what.ends_with("sleep 1000"))
+    })
+    .await;
+    server.close().await;
+}
