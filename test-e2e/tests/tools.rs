@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
+use test_e2e::cable;
 use test_e2e::docker_registry::{DockerRegistry, HttpError, request};
 use test_e2e::faults::{Fault, On};
 use test_e2e::host::Host;
@@ -155,6 +156,52 @@ async fn the_registry_demands_a_token() {
             .status(),
         StatusCode::UNAUTHORIZED
     );
+}
+
+#[tokio::test]
+async fn a_cable_connects_two_hosts() {
+    let (inside, outside) = (Host::new().await, Host::new().await);
+    cable::connect(&inside, &outside).await;
+    let listener = outside
+        .enter(|| std::net::TcpListener::bind("192.0.2.2:7070").unwrap())
+        .await;
+    let peer = std::thread::spawn(move || listener.accept().unwrap().1.ip().to_string());
+    inside
+        .enter(|| drop(std::net::TcpStream::connect("192.0.2.2:7070").unwrap()))
+        .await;
+    assert_eq!(peer.join().unwrap(), "192.0.2.1");
+    cable::cut(&inside).await;
+}
+
+/// The probe says what it inherits, and its scan finds what it is made to find.
+#[tokio::test]
+async fn the_probe_sees() {
+    let directory = tempfile::tempdir().unwrap();
+    let probe = || std::process::Command::new(test_e2e::built::probe());
+    let inherited = probe().arg("inherit").env("MARK", "1").output().unwrap();
+    let inherited: serde_json::Value = serde_json::from_slice(&inherited.stdout).unwrap();
+    assert_eq!(inherited["env"]["MARK"], "1");
+    assert!(inherited["fds"]["0"].as_str().is_some());
+    assert!(inherited["limits"]["Max open files"][0].as_str().is_some());
+
+    // In a pid namespace that shares our root, a sibling shows the host's files, and holds the secret.
+    let (canary, stop) = (directory.path().join("canary"), directory.path().join("stop"));
+    std::fs::write(&canary, "").unwrap();
+    let line = "SECRET=a-secret-to-find-91 sh -c 'touch \"$1\"; exec \"$0\" sleep' \"$0\" \"$2\" & \
+                exec \"$0\" scan \"$1\" 19-dnif-ot-terces-a \"$2\"";
+    let output = std::process::Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc", "sh", "-c", line])
+        .args([test_e2e::built::probe(), canary, stop])
+        .output()
+        .unwrap();
+    let report = String::from_utf8(output.stdout).unwrap();
+    for finding in [
+        "root shows the host",
+        "cwd shows the host",
+        "another container's secret",
+    ] {
+        assert!(report.contains(finding), "{finding}: {report}");
+    }
 }
 
 #[tokio::test]

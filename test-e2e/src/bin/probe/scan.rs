@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-/// Scans until `stop_file` exists, then prints `{rounds, pids, findings}`.
+/// Scans at least once and until `stop_file` exists, then prints `{rounds, pids, findings}`.
 ///
 /// `host_path` is a file that exists on the host and not in the container; `reversed_secret` is,
 /// reversed so that our own arguments do not hold it, a string of another container's environment.
@@ -17,11 +17,16 @@ pub(crate) fn scan(host_path: &str, reversed_secret: &str, stop_file: &str) -> i
     let secret: String = reversed_secret.chars().rev().collect();
     let (mut findings, mut pids, mut rounds) = (BTreeSet::new(), BTreeSet::new(), 0u64);
     println!("scanning");
-    while !Path::new(stop_file).exists() {
+    loop {
+        // Asked before the round: one whole round follows the request to stop.
+        let last = Path::new(stop_file).exists();
         rounds += 1;
         for pid in others() {
             pids.insert(pid);
             look_at(pid, host_path, secret.as_bytes(), &mut findings);
+        }
+        if last {
+            break;
         }
     }
     println!(
@@ -42,8 +47,12 @@ fn others() -> Vec<u32> {
 
 fn look_at(pid: u32, host_path: &str, secret: &[u8], findings: &mut BTreeSet<String>) {
     let process = PathBuf::from(format!("/proc/{pid}"));
-    for door in ["root", "cwd"] {
-        let through = process.join(door).join(host_path.trim_start_matches('/'));
+    // Climbing from a directory outside our own root ends at the root of the host.
+    for (door, way) in [("root", String::new()), ("cwd", "../".repeat(64))] {
+        let through = process
+            .join(door)
+            .join(way)
+            .join(host_path.trim_start_matches('/'));
         if fs::symlink_metadata(&through).is_ok() {
             findings.insert(format!("{door} shows the host"));
         }
