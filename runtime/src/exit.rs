@@ -131,6 +131,12 @@ impl From<OwnedFd> for ExitDirectory {
     }
 }
 
+/// `CLOCK_BOOTTIME` in nanoseconds.
+pub(crate) fn boot_clock() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or(0)
+}
+
 /// The id of this boot: changes with every boot, never repeats.
 ///
 /// # Errors

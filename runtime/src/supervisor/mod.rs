@@ -1,1 +1,48 @@
-//! The process `crisp-pod`: parent of a pod's containers.
+//! The process `crisp-pod`: parent of a pod's containers, keeper of their namespaces, pipes, logs and exit codes.
+//!
+//! ```text
+//!                 ┌────────────────────── control thread ───────────────────────┐
+//!  daemon ◄─────► │ connections ─► requests ─► containers, execs (state machines)│
+//!  (socket)       │                                │ clone3                      │
+//!                 │ launch channels ◄── stage-1 ◄──┘                             │
+//!                 │ pidfds          ◄── init, execs ─► exit record ─► Exited     │
+//!                 └───────────────┬──────────────────────────────▲───────────────┘
+//!                      slots ▼ (pipes, log file)                 │ slots back, faults
+//!                 ┌───────────────┴───────── log writer ─────────┴───────────────┐
+//!                 │ pipes ─► lines ─► CRI log files                              │
+//!                 └──────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Invariants:
+//! - The control thread never waits for anything but its epoll set: it touches no disk (the exit records are on a
+//!   tmpfs), and a client that does not read is dropped. Launches are followed as they report.
+//! - An exit is reported after its record is written, and the record is written after the last output is.
+//! - Children are known by pidfd; nothing is ever sent to a bare pid that could have been used again.
+//! - Two threads, of which only this one allocates, so that a clone of it may run ordinary code.
+//! - No secret stays here: launch plans are read only by stage-1, after the clone.
+//!
+//! Harmless to whoever gets at it: it runs from sealed memory, outside the pod's cgroups, not dumpable, every descriptor
+//! close-on-exec. Signals from outside are blocked, SIGTERM too: it stays while its containers run, ends on
+//! `Shutdown`, and SIGKILL is there for all else. (Blocked, not ignored: what is ignored would survive the containers'
+//! `execve`, what is blocked as well, but launch resets both and a blocked signal cannot be lost on the way.)
+//!
+//! Read next: `control.rs`, the loop; `container.rs`, one container's life; `log/`, the writer.
+
+mod child;
+mod connection;
+mod container;
+mod control;
+mod exec;
+mod launching;
+mod log;
+mod oom;
+mod poll;
+mod reach;
+mod reexec;
+mod requests;
+mod start;
+mod stdio;
+mod table;
+mod token;
+
+pub use start::main;

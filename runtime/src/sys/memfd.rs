@@ -34,7 +34,8 @@ pub(crate) fn executable(name: &CStr, source: &mut File) -> io::Result<OwnedFd> 
     Ok(file.into())
 }
 
-/// An open, unsealed memfd.
+/// An open, unsealed memfd: a file for tests that leaves nothing behind.
+#[cfg(test)]
 pub(crate) fn scratch(name: &CStr) -> io::Result<File> {
     create(name, MemfdFlags::NOEXEC_SEAL)
 }

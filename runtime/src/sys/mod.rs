@@ -9,6 +9,7 @@ pub(crate) mod fds;
 pub(crate) mod memfd;
 pub(crate) mod mount;
 pub(crate) mod net;
+pub(crate) mod pidfd;
 pub(crate) mod proc;
 pub(crate) mod sched;
 pub(crate) mod scm;

@@ -1,0 +1,415 @@
+//! One container's life.
+//!
+//! ```text
+//!  StartContainer        EOF of the launch        init ended          pipes empty, record written
+//!  ──────────► Starting ────────────────► Running ──────────► Draining ─────────────────────────► Exited ──Forget─►
+//!                 │ failed: reported, nothing is kept
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::child::Child;
+use super::control::Supervisor;
+use super::launching::{Launch, Progress, died};
+use super::log::{LogFile, LogSlot, Source, StreamName};
+use super::oom::OomCounter;
+use super::reach::signal_cgroup;
+use super::requests::{Answer, Asker};
+use super::stdio::{Stdio, Wanted};
+use super::token::Token;
+use crate::exit::ExitRecord;
+use crate::launch::{Surroundings, launch_container};
+use crate::protocol::{
+    ContainerId, Event, ExitStatus, Exited, Failure, Process, RefusalCode, Reply, StartContainer, Started,
+    Target,
+};
+
+/// How long an exit waits for the log writer: somewhat longer than the writer itself goes on reading, so that only a
+/// writer stuck in a write is overtaken.
+const DRAIN: Duration = Duration::from_millis(2500);
+
+/// A container.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) id: ContainerId,
+    /// Directory of its cgroup, to reach all its processes.
+    pub(super) cgroup: Option<String>,
+    pub(super) phase: Phase,
+    /// Bytes of its log that could not be written.
+    pub(super) log_lost: u64,
+}
+
+/// Where it is in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    Starting(Box<Starting>),
+    Running(Running),
+    Draining(Draining),
+    Exited { process: Process, status: ExitStatus },
+}
+
+/// Its launch is under way.
+#[derive(Debug)]
+pub(super) struct Starting {
+    launch: Launch,
+    stdio: Stdio,
+    log: Option<OwnedFd>,
+    oom: Option<OomCounter>,
+    /// Who asked for it, and who asked again meanwhile.
+    askers: Vec<Asker>,
+}
+
+/// Its init runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) child: Child,
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) terminal: Option<OwnedFd>,
+    pub(super) oom: Option<OomCounter>,
+}
+
+/// Its init has ended, its last output is being written.
+#[derive(Debug)]
+pub(super) struct Draining {
+    pub(super) process: Process,
+    pub(super) status: ExitStatus,
+    pub(super) until: Instant,
+}
+
+impl Phase {
+    pub(super) fn running(&self) -> Result<&Running, RefusalCode> {
+        match self {
+            Phase::Running(running) => Ok(running),
+            Phase::Starting(_) | Phase::Draining(_) | Phase::Exited { .. } => Err(RefusalCode::NotRunning),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Phase::Draining(draining) => Some(draining.until),
+            Phase::Starting(_) | Phase::Running(_) | Phase::Exited { .. } => None,
+        }
+    }
+}
+
+impl Supervisor {
+    /// Launches a container, or says what became of the one with that id.
+    pub(super) fn start_container(
+        &mut self,
+        asker: Asker,
+        start: StartContainer,
+        plan: &OwnedFd,
+        log: Option<OwnedFd>,
+        cgroup: Option<OwnedFd>,
+    ) -> Answer {
+        if let Some((key, _)) = self.containers.find(|container| container.id == start.container) {
+            return Ok(self.join_start(key, asker));
+        }
+        if self.reexec.is_some() {
+            return Err(RefusalCode::Busy);
+        }
+        if !self.log.has_room() {
+            return Err(RefusalCode::Full);
+        }
+        let oom = match start.oom_file.as_deref().map(OomCounter::open).transpose() {
+            Ok(oom) => oom,
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                let step = "open oom counter".into();
+                return Ok(Some(Reply::Failed(Failure {
+                    step,
+                    path: start.oom_file,
+                    errno,
+                })));
+            }
+        };
+        match self.launch(&start, plan, cgroup.as_ref()) {
+            Ok((launch, stdio)) => {
+                let starting = Starting {
+                    launch,
+                    stdio,
+                    log,
+                    oom,
+                    askers: vec![asker],
+                };
+                let key = self.containers.reserve();
+                // Without a place in the set its end would never be seen.
+                if let Err(error) = self.poll.add(starting.launch.fd(), Token::Launch(key).pack()) {
+                    return Ok(Some(Reply::system(&error)));
+                }
+                let phase = Phase::Starting(Box::new(starting));
+                let (id, cgroup) = (start.container, start.cgroup);
+                self.containers.put(
+                    key,
+                    Container {
+                        id,
+                        cgroup,
+                        phase,
+                        log_lost: 0,
+                    },
+                );
+                Ok(None)
+            }
+            Err(Refused::Because(code)) => Err(code),
+            Err(Refused::System(error)) => Ok(Some(Reply::system(&error))),
+        }
+    }
+
+    fn launch(
+        &mut self,
+        start: &StartContainer,
+        plan: &OwnedFd,
+        cgroup: Option<&OwnedFd>,
+    ) -> Result<(Launch, Stdio), Refused> {
+        if self.namespaces.is_none() {
+            return Err(Refused::Because(RefusalCode::NoPod));
+        }
+        // Not before the pod's namespaces exist, which takes a process of one thread; and not after the clone, since
+        // the new thread allocates until it is ready.
+        self.log.ensure_running().map_err(Refused::System)?;
+        let pod = self
+            .namespaces
+            .as_ref()
+            .ok_or(Refused::Because(RefusalCode::NoPod))?;
+        let pid_target = match &start.pid_target {
+            Some(target) => {
+                let running = self
+                    .container(target)
+                    .and_then(|(_, target)| target.phase.running());
+                Some(running.map_err(Refused::Because)?.child.pidfd.as_fd())
+            }
+            None => None,
+        };
+        let around = Surroundings {
+            pod,
+            cgroup_v2: cgroup.map(AsFd::as_fd),
+            pid_target,
+        };
+        let wanted = match start.tty {
+            true => Wanted::NONE,
+            false => Wanted {
+                stdin: start.stdin,
+                stdout: true,
+                stderr: true,
+            },
+        };
+        let (stdio, child) = wanted.make().map_err(Refused::System)?;
+        let launching = launch_container(plan.as_fd(), child, around).map_err(Refused::System)?;
+        self.reap_later(launching.stage1);
+        Ok((Launch::new(launching.channel), stdio))
+    }
+
+    /// The same container was asked for again.
+    fn join_start(&mut self, key: u32, asker: Asker) -> Option<Reply> {
+        let (process, exit) = match &mut self.containers.get_mut(key)?.phase {
+            Phase::Starting(starting) => {
+                starting.askers.push(asker);
+                return None;
+            }
+            Phase::Running(running) => (running.child.process, None),
+            Phase::Draining(draining) => (draining.process, Some(draining.status)),
+            Phase::Exited { process, status } => (*process, Some(*status)),
+        };
+        Some(Reply::Started(Started { process, exit }))
+    }
+
+    /// A container's launch has reported.
+    pub(super) fn container_launching(&mut self, key: u32) {
+        let Some(mut container) = self.containers.take(key) else {
+            return;
+        };
+        let Phase::Starting(starting) = container.phase else {
+            return self.containers.put(key, container);
+        };
+        let Starting {
+            launch,
+            stdio,
+            log,
+            oom,
+            askers,
+        } = *starting;
+        match launch.advance() {
+            Progress::Pending(launch) => {
+                let starting = Starting {
+                    launch,
+                    stdio,
+                    log,
+                    oom,
+                    askers,
+                };
+                container.phase = Phase::Starting(Box::new(starting));
+                self.containers.put(key, container);
+            }
+            Progress::Launched { pid, pidfd, console } => {
+                let child = Child::started(pid, pidfd);
+                let reply = Started {
+                    process: child.process,
+                    exit: None,
+                };
+                match self.begin(key, child, stdio, console, (log, oom)) {
+                    Ok(running) => {
+                        container.phase = Phase::Running(running);
+                        self.containers.put(key, container);
+                        self.reply_all(&askers, || Reply::Started(reply.clone()));
+                    }
+                    Err((child, error)) => {
+                        // No descriptors left to watch it: better no container than one whose end nobody sees.
+                        let _ = child.signal(libc::SIGKILL, crate::protocol::SignalScope::Process);
+                        self.reap_later(child.pidfd);
+                        self.reply_all(&askers, || Reply::system(&error));
+                    }
+                }
+            }
+            Progress::Refused { failure, process } => {
+                if let Some((_, pidfd)) = process {
+                    self.reap_later(pidfd);
+                }
+                self.reply_all(&askers, || Reply::Failed(failure.clone()));
+            }
+            Progress::Died => {
+                if let Some(cgroup) = &container.cgroup {
+                    // An empty or absent cgroup is what is wanted here.
+                    let _ = signal_cgroup(cgroup, libc::SIGKILL);
+                }
+                self.sweep_soon();
+                self.reply_all(&askers, || Reply::Failed(died()));
+            }
+        }
+    }
+
+    /// Watches a container that runs, and its output.
+    fn begin(
+        &mut self,
+        key: u32,
+        child: Child,
+        stdio: Stdio,
+        terminal: Option<OwnedFd>,
+        (log, oom): (Option<OwnedFd>, Option<OomCounter>),
+    ) -> Result<Running, (Child, io::Error)> {
+        let stdout = match terminal.as_ref().map(OwnedFd::try_clone) {
+            Some(Err(error)) => return Err((child, error)),
+            Some(Ok(master)) => {
+                // Shared with the handle kept for resizing, which never reads.
+                if let Err(errno) = rustix::io::ioctl_fionbio(&master, true) {
+                    return Err((child, errno.into()));
+                }
+                Some(master)
+            }
+            None => stdio.stdout,
+        };
+        if let Err(error) = self.poll.add(child.pidfd.as_fd(), Token::Init(key).pack()) {
+            return Err((child, error));
+        }
+        let stdout = Source::new(StreamName::Stdout, stdout);
+        let stderr = Source::new(StreamName::Stderr, stdio.stderr);
+        self.log
+            .open(Box::new(LogSlot::new(key, stdout, stderr, LogFile::new(log))));
+        Ok(Running {
+            child,
+            stdin: stdio.stdin,
+            terminal,
+            oom,
+        })
+    }
+
+    /// A container's init has ended.
+    pub(super) fn init_ended(&mut self, key: u32) {
+        let Some(container) = self.containers.get_mut(key) else {
+            return;
+        };
+        let Phase::Running(running) = &container.phase else {
+            return;
+        };
+        // Read before the child is reaped: a cgroup without processes may vanish at any time.
+        let out_of_memory = running.oom.as_ref().is_some_and(OomCounter::has_risen);
+        let Some(ended) = running.child.reap() else { return };
+        let process = running.child.process;
+        let oom_killed = out_of_memory && ended.is_sigkill();
+        let status = ended.status(&process, oom_killed);
+        container.phase = Phase::Draining(Draining {
+            process,
+            status,
+            until: Instant::now() + DRAIN,
+        });
+        self.log.finish(key);
+    }
+
+    /// A container's output is written, or has been waited for long enough.
+    pub(super) fn container_drained(&mut self, key: u32, slot: Option<&LogSlot>) {
+        let Some(container) = self.containers.get_mut(key) else {
+            return;
+        };
+        if let Some(slot) = slot {
+            container.log_lost = slot.file.lost();
+        }
+        let Phase::Draining(draining) = &container.phase else {
+            return;
+        };
+        let (process, status) = (draining.process, draining.status);
+        container.phase = Phase::Exited { process, status };
+        let record = ExitRecord {
+            container: container.id.clone(),
+            boot_id: self.identity.boot_id.clone(),
+            process,
+            status,
+            finished_boot: crate::exit::boot_clock(),
+        };
+        // The record is a second copy for the time when this process is gone; the table and the event go on without.
+        let _ = self.identity.exits.write(&record);
+        self.publish(&Event::Exited(Exited {
+            target: Target::init(record.container),
+            process,
+            status,
+        }));
+    }
+
+    fn reply_all(&mut self, askers: &[Asker], reply: impl Fn() -> Reply) {
+        for asker in askers {
+            self.reply(*asker, reply());
+        }
+    }
+
+    pub(super) fn reopen_log(&mut self, id: &ContainerId, log: OwnedFd) -> Answer {
+        let (key, container) = self.container(id)?;
+        container.phase.running()?;
+        if self.reexec.is_some() {
+            return Err(RefusalCode::Busy);
+        }
+        self.log.reopen(key, log);
+        Ok(Some(Reply::Done))
+    }
+
+    pub(super) fn close_stdin(&mut self, id: &ContainerId) -> Answer {
+        let (key, _) = self.container(id)?;
+        let container = self
+            .containers
+            .get_mut(key)
+            .ok_or(RefusalCode::UnknownContainer)?;
+        let Phase::Running(running) = &mut container.phase else {
+            return Err(RefusalCode::NotRunning);
+        };
+        running.stdin = None;
+        Ok(Some(Reply::Done))
+    }
+
+    pub(super) fn forget(&mut self, id: &ContainerId) -> Answer {
+        if let Ok((key, container)) = self.container(id) {
+            if !matches!(container.phase, Phase::Exited { .. }) {
+                return Err(RefusalCode::Busy);
+            }
+            self.containers.take(key);
+        }
+        Ok(Some(match self.identity.exits.remove(id) {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::system(&error),
+        }))
+    }
+}
+
+/// Why a launch did not even begin.
+enum Refused {
+    Because(RefusalCode),
+    System(io::Error),
+}

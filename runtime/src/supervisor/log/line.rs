@@ -1,0 +1,255 @@
+//! One stream of bytes cut into CRI log records.
+//!
+//! ```text
+//!   <30 bytes stamp> stdout F <line>\n          a whole line, or the last piece of one
+//!   <30 bytes stamp> stdout P <16384 bytes>\n   a piece of a line; more follows
+//! ```
+//! A line without its end is held back until the end comes, until it has more than 16 KiB, or until the stream ends; so the
+//! records do not depend on how the bytes came in.
+
+use super::stamp::STAMP_LEN;
+
+/// Longest content of one record in bytes; what containerd and CRI-O write, and kubelet reads.
+pub(crate) const PIECE: usize = 16 * 1024;
+/// Stamp, stream name, tag, and the spaces between.
+const PREFIX_LEN: usize = STAMP_LEN + 10;
+/// Longest record in bytes.
+pub(crate) const RECORD_MAX: usize = PREFIX_LEN + PIECE + 1;
+
+/// Position of the tag in the prefix.
+const TAG: usize = PREFIX_LEN - 2;
+
+/// Where records go: room for some, and a way to make room.
+pub(crate) trait Output {
+    /// Room for a record of `length` bytes, at most [`RECORD_MAX`].
+    fn room(&mut self, length: usize) -> &mut [u8];
+}
+
+/// One stream on its way into records.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    prefix: [u8; PREFIX_LEN],
+    held: Box<[u8]>,
+    held_len: usize,
+    /// Pieces of the current line are already out.
+    continued: bool,
+}
+
+impl Lines {
+    /// A stream of that name, ` stdout ` or ` stderr `, with nothing in it.
+    pub(crate) fn new(name: &[u8; 8]) -> Lines {
+        let mut prefix = [b' '; PREFIX_LEN];
+        prefix[STAMP_LEN..STAMP_LEN + 8].copy_from_slice(name);
+        // Zeroed memory comes untouched from the kernel: a stream of short lines never uses more than its first page.
+        Lines {
+            prefix,
+            held: vec![0; PIECE].into_boxed_slice(),
+            held_len: 0,
+            continued: false,
+        }
+    }
+
+    /// The bytes of a line whose end has not come yet, and whether pieces of it are out.
+    pub(crate) fn unfinished(&self) -> (&[u8], bool) {
+        (&self.held[..self.held_len], self.continued)
+    }
+
+    /// Takes up a stream where another supervisor image left it; bytes beyond a piece are cut off.
+    pub(crate) fn resume(&mut self, held: &[u8], continued: bool) {
+        let held = &held[..held.len().min(PIECE)];
+        self.held[..held.len()].copy_from_slice(held);
+        self.held_len = held.len();
+        self.continued = continued;
+    }
+
+    /// Whether the records so far end with the end of a line.
+    pub(crate) fn at_line_boundary(&self) -> bool {
+        !self.continued
+    }
+
+    /// Puts the held bytes right before `buffer[PIECE..]`, where the next read goes, and says where they begin.
+    pub(crate) fn unhold(&mut self, buffer: &mut [u8]) -> usize {
+        let start = PIECE - self.held_len;
+        buffer[start..PIECE].copy_from_slice(&self.held[..self.held_len]);
+        start
+    }
+
+    /// Cuts `data`, whose first `known` bytes are the ones held back and have no line end, and holds back the rest.
+    pub(crate) fn cut(
+        &mut self,
+        mut data: &[u8],
+        known: usize,
+        stamp: &[u8; STAMP_LEN],
+        out: &mut impl Output,
+    ) {
+        self.prefix[..STAMP_LEN].copy_from_slice(stamp);
+        let mut known = known;
+        loop {
+            let window = &data[known..data.len().min(PIECE + 1)];
+            if let Some(end) = memchr::memchr(b'\n', window) {
+                self.record(b'F', &data[..known + end], out);
+                data = &data[known + end + 1..];
+                self.continued = false;
+            } else if data.len() > PIECE {
+                self.record(b'P', &data[..PIECE], out);
+                data = &data[PIECE..];
+                self.continued = true;
+            } else {
+                break;
+            }
+            known = 0;
+        }
+        self.held[..data.len()].copy_from_slice(data);
+        self.held_len = data.len();
+    }
+
+    /// The stream has ended: what is held back goes out as a piece.
+    pub(crate) fn end(&mut self, stamp: &[u8; STAMP_LEN], out: &mut impl Output) {
+        self.prefix[..STAMP_LEN].copy_from_slice(stamp);
+        if self.held_len > 0 {
+            write_record(&mut self.prefix, b'P', &self.held[..self.held_len], out);
+        }
+        self.held_len = 0;
+        self.continued = false;
+    }
+
+    fn record(&mut self, tag: u8, content: &[u8], out: &mut impl Output) {
+        write_record(&mut self.prefix, tag, content, out);
+    }
+}
+
+fn write_record(prefix: &mut [u8; PREFIX_LEN], tag: u8, content: &[u8], out: &mut impl Output) {
+    prefix[TAG] = tag;
+    let record = out.room(PREFIX_LEN + content.len() + 1);
+    let (head, rest) = record.split_at_mut(PREFIX_LEN);
+    head.copy_from_slice(prefix);
+    let (middle, end) = rest.split_at_mut(content.len());
+    middle.copy_from_slice(content);
+    end.copy_from_slice(b"\n");
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    impl Output for Vec<u8> {
+        fn room(&mut self, length: usize) -> &mut [u8] {
+            let start = self.len();
+            self.resize(start + length, 0);
+            &mut self[start..]
+        }
+    }
+
+    const STAMP: &[u8; STAMP_LEN] = b"2026-11-20T18:10:00.123456789Z";
+
+    /// What a reader of the log makes of it: the stream's bytes. Panics at a record that is not whole.
+    pub(in crate::supervisor::log) fn parse(log: &[u8], stream: &str) -> Vec<u8> {
+        let mut content = Vec::new();
+        for record in log.split_inclusive(|c| *c == b'\n') {
+            let (record, end) = record.split_at(record.len() - 1);
+            assert_eq!(end, b"\n", "torn record at the end");
+            let (prefix, line) = record.split_at(PREFIX_LEN);
+            let prefix = std::str::from_utf8(prefix).unwrap();
+            let fields: Vec<&str> = prefix.split(' ').collect();
+            assert!(matches!(fields[..], [stamp, "stdout" | "stderr", "F" | "P", ""] if stamp.len() == 30));
+            assert!(line.len() <= PIECE);
+            if fields[1] == stream {
+                content.extend(line);
+                content.extend((fields[2] == "F").then_some(b'\n'));
+            }
+        }
+        content
+    }
+
+    fn encode(chunks: &[&[u8]]) -> Vec<u8> {
+        let mut lines = Lines::new(b" stdout ");
+        let mut log = Vec::new();
+        let mut buffer = vec![0; PIECE + 70_000];
+        for chunk in chunks {
+            let start = lines.unhold(&mut buffer);
+            buffer[PIECE..PIECE + chunk.len()].copy_from_slice(chunk);
+            lines.cut(
+                &buffer[start..PIECE + chunk.len()],
+                PIECE - start,
+                STAMP,
+                &mut log,
+            );
+        }
+        lines.end(STAMP, &mut log);
+        log
+    }
+
+    #[test]
+    fn a_line_a_piece_and_a_tail() {
+        assert_eq!(
+            encode(&[b"hello\n"]),
+            b"2026-11-20T18:10:00.123456789Z stdout F hello\n"
+        );
+        assert_eq!(encode(&[b"\n"]), b"2026-11-20T18:10:00.123456789Z stdout F \n");
+        assert_eq!(
+            encode(&[b"hel", b"lo"]),
+            b"2026-11-20T18:10:00.123456789Z stdout P hello\n"
+        );
+        assert_eq!(encode(&[]), b"");
+    }
+
+    #[test]
+    fn a_line_of_exactly_a_piece_is_whole_and_one_byte_more_is_cut() {
+        let tags = |line: &[u8]| -> Vec<u8> {
+            encode(&[line])
+                .split(|c| *c == b'\n')
+                .filter(|r| !r.is_empty())
+                .map(|r| r[TAG])
+                .collect()
+        };
+        let mut line = vec![b'x'; PIECE];
+        line.push(b'\n');
+        assert_eq!(tags(&line), b"F");
+        line.insert(0, b'x');
+        assert_eq!(tags(&line), b"PF");
+    }
+
+    /// Text with lines of all lengths around the interesting ones.
+    fn streams() -> impl Strategy<Value = Vec<u8>> {
+        let line = prop_oneof![
+            4 => 0..200usize,
+            1 => PIECE - 2..PIECE + 3,
+            1 => 2 * PIECE - 2..2 * PIECE + 3,
+        ];
+        proptest::collection::vec((line, any::<u8>(), any::<bool>()), 0..12).prop_map(|lines| {
+            let mut bytes = Vec::new();
+            for (length, byte, ended) in lines {
+                bytes.extend(std::iter::repeat_n(
+                    if byte == b'\n' { b'n' } else { byte },
+                    length,
+                ));
+                bytes.extend(ended.then_some(b'\n'));
+            }
+            bytes
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn what_is_parsed_is_what_was_written_however_it_came(
+            bytes in streams(),
+            cuts in proptest::collection::vec(1..70_000usize, 0..20),
+        ) {
+            let whole: Vec<&[u8]> = bytes.chunks(65_536).collect();
+            let log = encode(&whole);
+            prop_assert_eq!(parse(&log, "stdout"), bytes.clone());
+            let mut rest = &bytes[..];
+            let mut chunks = Vec::new();
+            for cut in cuts {
+                let (chunk, after) = rest.split_at(cut.min(rest.len()));
+                chunks.push(chunk);
+                rest = after;
+            }
+            chunks.extend(rest.chunks(65_536));
+            prop_assert_eq!(encode(&chunks), log);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The real `crisp-pod`, spoken to over its socket.
+
+mod life;
+mod pod;
