@@ -25,6 +25,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 pub use crate::protocol::{Event, Frame, Kind, Reply, Request, Socket};
 
+use crate::cgroup::Cgroup;
 use crate::protocol::PodId;
 use crate::sys::{binary, proc};
 
@@ -85,8 +86,8 @@ pub struct Spawn<'a> {
     pub directory: &'a Path,
     /// Directory of the exit records, which exists.
     pub exits: &'a Path,
-    /// Cgroup directories that it enters before anything else, one per hierarchy; never below the pod's.
-    pub cgroups: &'a [PathBuf],
+    /// The cgroup that it enters before anything else, which exists; never below the pod's.
+    pub cgroup: Option<&'a Cgroup>,
     /// Where its panic message goes, should it ever have one; else `/dev/null`.
     pub stderr: Option<OwnedFd>,
 }
@@ -155,7 +156,7 @@ impl SupervisorBinary {
             .arg0("crisp-pod")
             .arg(spawn.pod.as_str())
             .arg(spawn.exits)
-            .args(spawn.cgroups)
+            .args(spawn.cgroup.map(entrances).unwrap_or_default())
             .env_clear()
             .current_dir("/")
             .stdin(listener)
@@ -179,6 +180,20 @@ impl SupervisorBinary {
 impl AsFd for SupervisorBinary {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// The files to which a process writes `0` to enter a cgroup. On a hybrid host the v2 hierarchy is left out: it limits
+/// nothing there, and moving a process costs milliseconds.
+fn entrances(cgroup: &Cgroup) -> Vec<PathBuf> {
+    let v1 = cgroup.tasks_files();
+    if v1.is_empty() {
+        cgroup
+            .directories()
+            .map(|path| path.join("cgroup.procs"))
+            .collect()
+    } else {
+        v1
     }
 }
 

@@ -18,7 +18,7 @@ use super::table::Table;
 use super::token::Token;
 use crate::exit::{ExitDirectory, boot_id};
 use crate::protocol::{InvalidId, PodId, Process, UnixNanos};
-use crate::sys::proc;
+use crate::sys::{fds, proc};
 
 /// Spared by the kernel's OOM killer before everything that kubelet runs; as low as other supervisors go.
 const OOM_SCORE_ADJ: &str = "-998";
@@ -26,7 +26,7 @@ const OOM_SCORE_ADJ: &str = "-998";
 /// Why a supervisor could not start. Nobody but a person who reads its stderr ever sees this.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
-    #[error("usage: crisp-pod POD-ID EXIT-DIRECTORY [CGROUP-DIRECTORY]...; descriptors 0 and 1 are sockets")]
+    #[error("usage: crisp-pod POD-ID EXIT-DIRECTORY [CGROUP-TASKS-FILE]...; descriptors 0 and 1 are sockets")]
     Usage,
     #[error("pod id: {0}")]
     Id(#[from] InvalidId),
@@ -85,8 +85,11 @@ impl Arguments {
 }
 
 fn fresh(pod: PodId, exits: &Path, cgroups: &[PathBuf]) -> Result<Supervisor, StartError> {
-    for cgroup in cgroups {
-        enter(cgroup).map_err(system("enter cgroup"))?;
+    // What the daemon's own parent left open in it is none of a supervisor's business. Nobody owns one of these yet.
+    fds::close_all_except(&mut [0, 1, 2]).map_err(|errno| system("close descriptors")(errno.into()))?;
+    for tasks in cgroups {
+        // A thread that attaches itself does not wait for an RCU grace period, as one that attaches another does.
+        std::fs::write(tasks, "0").map_err(system("enter cgroup"))?;
     }
     harden();
     // A session of its own; the one error there is says that it leads one already.
@@ -142,12 +145,6 @@ pub(super) fn own_process() -> io::Result<Process> {
         start_time: proc::start_time(pid)?,
         started_at: UnixNanos::now(),
     })
-}
-
-/// Attaches this process, which has one thread, to a cgroup. On v1 a thread that writes itself to `tasks` does not wait for
-/// an RCU grace period, as one that writes another's pid does; v2 has no `tasks`.
-fn enter(cgroup: &Path) -> io::Result<()> {
-    std::fs::write(cgroup.join("tasks"), "0").or_else(|_| std::fs::write(cgroup.join("cgroup.procs"), "0"))
 }
 
 /// What can be done against accidents and curiosity. Each may be refused in some surroundings, and none is needed to work.

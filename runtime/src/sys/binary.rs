@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::CWD;
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use super::memfd;
+use super::mount::{AttrChange, set_attributes};
 
 /// Loads the binary at `path`: a sealed memfd, or else a read-only clone of its mount.
 pub(crate) fn load(path: &Path) -> io::Result<OwnedFd> {
@@ -27,35 +28,20 @@ fn read_only_clone(path: &Path) -> io::Result<OwnedFd> {
         path,
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
     )?;
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV,
-        attr_clr: libc::MOUNT_ATTR_NOEXEC,
-        propagation: 0,
-        userns_fd: 0,
+    let attributes = AttrChange {
+        set: MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV,
+        clear: MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        ..AttrChange::default()
     };
-    // SAFETY: the path is a C string, the attributes are a live mount_attr and their size is passed along; the kernel
-    // only reads both.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if result == 0 {
-        Ok(tree)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    set_attributes(tree.as_fd(), attributes)?;
+    Ok(tree)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::OpenOptions;
+    use std::os::fd::AsRawFd;
     use std::process::Command;
 
     /// A path, not an open file: what is open for writing cannot be executed.

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::client::{ClientError, Frame, Kind, connect};
 use runtime::protocol::{ContainerId, RefusalCode, Reply, Request, StartContainer};
 use rustix::process::Signal;
@@ -20,7 +21,7 @@ fn null() -> std::os::fd::OwnedFd {
 
 #[test]
 fn it_runs_from_sealed_memory_in_a_session_of_its_own_with_nothing_of_ours() {
-    let (pod, _client) = Pod::spawn(&[]);
+    let (pod, _client) = Pod::spawn(None);
     let proc = Path::new("/proc").join(pod.pid.to_string());
     let exe = fs::read_link(proc.join("exe")).unwrap();
     assert_eq!(exe.to_str(), Some("/memfd:crisp-pod (deleted)"));
@@ -50,7 +51,7 @@ fn it_runs_from_sealed_memory_in_a_session_of_its_own_with_nothing_of_ours() {
 
 #[test]
 fn its_socket_is_roots_alone_and_leads_to_it() {
-    let (pod, _client) = Pod::spawn(&[]);
+    let (pod, _client) = Pod::spawn(None);
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(pod.socket()).unwrap());
     assert_eq!(mode & 0o777, 0o600);
     let mut second = pod.connect();
@@ -68,7 +69,7 @@ fn its_socket_is_roots_alone_and_leads_to_it() {
 
 #[test]
 fn hello_comes_first() {
-    let (pod, _client) = Pod::spawn(&[]);
+    let (pod, _client) = Pod::spawn(None);
     let rude = connect(&pod.socket(), None).unwrap().connection;
     rude.send_frame(&Request::List.into_frame(1)).unwrap();
     await_readable(rude.as_fd(), "a refusal");
@@ -80,7 +81,7 @@ fn hello_comes_first() {
 
 #[test]
 fn an_unknown_request_is_unsupported_and_a_malformed_one_closes_its_connection_only() {
-    let (pod, mut client) = Pod::spawn(&[]);
+    let (pod, mut client) = Pod::spawn(None);
     client
         .socket
         .send_frame(&Frame {
@@ -120,7 +121,7 @@ fn an_unknown_request_is_unsupported_and_a_malformed_one_closes_its_connection_o
 
 #[test]
 fn nothing_is_started_before_the_pod_exists_and_unknown_names_are_told_apart() {
-    let (_pod, mut client) = Pod::spawn(&[]);
+    let (_pod, mut client) = Pod::spawn(None);
     let start = StartContainer::new(container());
     let start = Request::StartContainer {
         start,
@@ -150,7 +151,7 @@ fn nothing_is_started_before_the_pod_exists_and_unknown_names_are_told_apart() {
 
 #[test]
 fn a_plan_that_is_none_is_refused_by_name() {
-    let (_pod, mut client) = Pod::spawn(&[]);
+    let (_pod, mut client) = Pod::spawn(None);
     let Reply::Failed(failure) = client.ask(Request::CreatePod { plan: null() }) else {
         panic!("no failure")
     };
@@ -160,7 +161,7 @@ fn a_plan_that_is_none_is_refused_by_name() {
 
 #[test]
 fn signals_do_not_end_it_and_shutdown_does() {
-    let (pod, mut client) = Pod::spawn(&[]);
+    let (pod, mut client) = Pod::spawn(None);
     for signal in [
         Signal::TERM,
         Signal::INT,
@@ -178,27 +179,21 @@ fn signals_do_not_end_it_and_shutdown_does() {
 
 #[test]
 fn it_enters_its_cgroup_before_anything_else() {
-    let unified = Path::new("/sys/fs/cgroup/unified");
-    let root = if unified.is_dir() {
-        unified
-    } else {
-        Path::new("/sys/fs/cgroup")
-    };
-    let cgroup = tempfile::Builder::new()
-        .prefix("crisp-test-")
-        .tempdir_in(root)
-        .unwrap()
-        .keep();
-    let (pod, _client) = Pod::spawn(std::slice::from_ref(&cgroup));
-    let inside = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
-    assert_eq!(inside, format!("{}\n", pod.pid));
+    let path = format!("crisp-test-{}/sup", std::process::id());
+    let cgroup = Cgroup::service(&Hierarchies::detect().unwrap(), &path).unwrap();
+    cgroup.create(None).unwrap();
+    let (pod, _client) = Pod::spawn(Some(&cgroup));
+    assert_eq!(cgroup.pids().unwrap(), [pod.pid]);
     drop(pod);
-    fs::remove_dir(cgroup).unwrap();
+    cgroup.remove().unwrap();
+    for directory in cgroup.directories() {
+        fs::remove_dir(directory.parent().unwrap()).unwrap();
+    }
 }
 
 #[test]
 fn a_newer_binary_takes_over_with_its_connections() {
-    let (pod, mut client) = Pod::spawn(&[]);
+    let (pod, mut client) = Pod::spawn(None);
     let mut other = pod.connect();
     let reply = client.ask(Request::Reexec {
         binary: binary().to_fd().unwrap(),
@@ -214,7 +209,7 @@ fn a_newer_binary_takes_over_with_its_connections() {
 
 #[test]
 fn a_binary_that_is_none_leaves_the_old_one_in_place() {
-    let (pod, mut client) = Pod::spawn(&[]);
+    let (pod, mut client) = Pod::spawn(None);
     let Reply::Refused(refusal) = client.ask(Request::Reexec { binary: null() }) else {
         panic!("accepted")
     };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use runtime::cgroup::Cgroup;
 use runtime::client::{Connected, Spawn, Spawned, SupervisorBinary, connect};
 use runtime::exit::ExitDirectory;
 use runtime::protocol::{
@@ -39,7 +40,7 @@ pub(crate) fn binary() -> &'static SupervisorBinary {
 
 impl Pod {
     /// Starts a supervisor; the client is its first connection.
-    pub(crate) fn spawn(cgroups: &[PathBuf]) -> (Pod, Client) {
+    pub(crate) fn spawn(cgroup: Option<&Cgroup>) -> (Pod, Client) {
         // Longer than a socket's address may be.
         let folder = tempfile::Builder::new()
             .prefix(&"long-".repeat(24))
@@ -57,7 +58,7 @@ impl Pod {
                 pod: &PodId::new("pod1").unwrap(),
                 directory: folder.path(),
                 exits: &folder.path().join("exits"),
-                cgroups,
+                cgroup,
                 stderr: Some(stderr),
             })
             .unwrap();
