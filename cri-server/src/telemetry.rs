@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
@@ -25,9 +25,18 @@ where
 {
     // The configuration has been checked, so the filter is one.
     let filter = EnvFilter::try_new(&log.level).unwrap_or_default();
-    let builder = fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(colours);
     match log.format {
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_current_span(true).finish()),
+        LogFormat::Json => Box::new(
+            builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(true)
+                .finish(),
+        ),
         LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
             Box::new(builder.without_time().with_target(false).finish())
         }
@@ -46,7 +55,9 @@ pub fn notify_stopping() {
 }
 
 fn notify(state: &str) {
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     if let Err(error) = send(socket.as_bytes(), state) {
         tracing::warn!(socket = %socket.display(), %error, "the service manager cannot be told {state}");
     }
@@ -78,8 +89,14 @@ mod tests {
         let name = format!("crisp-test-{}", std::process::id());
         let abstract_address = SocketAddr::from_abstract_name(&name).expect("an address");
         for (receiver, address) in [
-            (UnixDatagram::bind(&path).expect("a socket"), path.as_os_str().as_bytes().to_vec()),
-            (UnixDatagram::bind_addr(&abstract_address).expect("a socket"), format!("@{name}").into_bytes()),
+            (
+                UnixDatagram::bind(&path).expect("a socket"),
+                path.as_os_str().as_bytes().to_vec(),
+            ),
+            (
+                UnixDatagram::bind_addr(&abstract_address).expect("a socket"),
+                format!("@{name}").into_bytes(),
+            ),
         ] {
             send(&address, "READY=1").expect("sent");
             let mut buffer = [0; 16];
@@ -104,7 +121,10 @@ mod tests {
     #[test]
     fn json_lines_carry_their_fields_and_the_filter_holds() {
         let captured = Captured::default();
-        let log = Log { level: "info".into(), format: LogFormat::Json };
+        let log = Log {
+            level: "info".into(),
+            format: LogFormat::Json,
+        };
         let writer = captured.clone();
         let subscriber = subscriber(&log, move || writer.clone(), false);
         tracing::subscriber::with_default(subscriber, || {
@@ -112,9 +132,14 @@ mod tests {
             tracing::info!(pod = "ns/web", "started");
         });
         let text = String::from_utf8(captured.0.lock().expect("no panic").clone()).expect("UTF-8");
-        let lines: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
         assert_eq!(lines.len(), 1, "{text}");
-        assert_eq!((&lines[0]["pod"], &lines[0]["message"]), (&"ns/web".into(), &"started".into()));
+        assert_eq!(
+            (&lines[0]["pod"], &lines[0]["message"]),
+            (&"ns/web".into(), &"started".into())
+        );
     }
 }
