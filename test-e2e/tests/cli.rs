@@ -273,7 +273,7 @@ async fn images_are_imported_listed_exported_and_removed() {
 
     let exported = server.directory().join("exported.tar");
     let output = server
-        .cli(&["image", "export", "one:1", &exported.display().to_string()])
+        .cli(&["image", "export", &exported.display().to_string(), "one:1"])
         .await;
     assert!(output.status.success(), "{}", text(&output));
     let output = server.cli(&["image", "remove", "one:1"]).await;
