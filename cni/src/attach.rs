@@ -353,6 +353,20 @@ impl Inner {
     }
 }
 
+/// A pod on the host's network has no attachment; making one would give the host itself an `eth0` and a new default
+/// route.
+pub(crate) fn refuse_host(request: &AttachRequest) -> Result<(), Error> {
+    let host = Identity::at(Path::new("/proc/thread-self/ns/net"));
+    if host == Some(Identity::of(request.netns.fd.as_fd())?) {
+        return Err(refuse(
+            "netns",
+            "the host's",
+            "a pod needs a network namespace of its own to be attached",
+        ));
+    }
+    Ok(())
+}
+
 fn record(request: &AttachRequest, netns: NetnsRecord, network: NetworkRecord) -> Record {
     let labels = [
         request.namespace.as_str(),

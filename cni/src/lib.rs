@@ -11,7 +11,7 @@
 //!                       └ gc(), attachments(), set_pod_cidr(), shutdown()
 //!                            │
 //!        ┌───────────────────┴────────────────────┐
-//!  watch ► conf ► chain ► plugin            embedded ► lease, bridge, pod_link, masquerade
+//!  watch ► load ► chain ► plugin            embedded ► lease, bridge, pod_link, masquerade
 //!  directory  list   ADD…   one exec                     │ netlink, no process run
 //!        └───────────────────┬────────────────────┘
 //!                       cache: a record per attachment
@@ -22,14 +22,14 @@
 //!   host after a kill at any instant can be undone.
 //! - One operation per pod at a time; a caller that stops waiting stops nothing.
 //! - Nothing here blocks an async thread. A thread that entered a pod's namespace never leaves it and ends with its
-//!   work ([`netns`]); namespaces are entered by descriptor.
-//! - A plugin gets no environment of ours, bounded time and bounded room for its answer ([`plugin`]).
+//!   work (`netns`); namespaces are entered by descriptor.
+//! - A plugin gets no environment of ours, bounded time and bounded room for its answer (`plugin`).
 //! - Nothing waits for the kernel to delete a link. An address is leased again only when its link has vanished.
 //!
 //! It does not make namespaces, does not know what a container or a CRI message is, and keeps no state that is not in
 //! its records or on the host.
 //!
-//! Read on in [`network`] for the whole, in [`attach`] for the steps, in [`embedded`] for what half a millisecond holds.
+//! Read on in `network` for the whole, in `attach` for the steps, in `embedded` for what half a millisecond holds.
 
 mod attach;
 mod cache;
@@ -37,12 +37,15 @@ mod chain;
 mod conf;
 mod embedded;
 mod error;
+mod load;
 mod names;
 mod netns;
 mod network;
 mod plugin;
+mod process;
 mod request;
 mod result;
+mod select;
 mod status;
 mod watch;
 

@@ -4,14 +4,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, Semaphore};
 
 use crate::attach::Attachment;
 use crate::cache::{Cache, NetworkRecord};
-use crate::chain::Chain;
 use crate::conf::NetworkList;
 use crate::embedded::lease::Subnets;
 use crate::embedded::{Embedded, EmbeddedConfig, Lease};
@@ -20,14 +19,12 @@ use crate::names::PodId;
 use crate::netns::on_own_thread;
 use crate::plugin::PluginDirectories;
 use crate::request::{AttachRequest, IpRange};
-use crate::status::{ActiveNetwork, NetworkStatus, Readiness};
-use crate::watch::{ConfigDirectory, Loaded};
+use crate::select::{Selected, StatusAnswer};
+use crate::status::NetworkStatus;
+use crate::watch::ConfigDirectory;
 
 /// Threads that set up embedded links at once. The kernel serialises most of it; more would only wait.
 const EMBEDDED_AT_ONCE: usize = 32;
-/// STATUS of plugins is asked at most this often; kubelet asks us more often.
-const STATUS_EVERY: Duration = Duration::from_secs(10);
-const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often draining links are looked at while there are some.
 const JANITOR_EVERY: Duration = Duration::from_secs(1);
 
@@ -65,20 +62,12 @@ pub(crate) struct Inner {
     pub(crate) embedded: Option<Embedded>,
     /// Told when an address begins to drain.
     pub(crate) janitor: Arc<Notify>,
-    watched: Mutex<ConfigDirectory>,
+    pub(crate) watched: Mutex<ConfigDirectory>,
     pod_cidr: Mutex<Vec<IpNet>>,
-    asked: Mutex<Option<StatusAnswer>>,
+    pub(crate) asked: Mutex<Option<StatusAnswer>>,
     pods: Mutex<HashMap<PodId, Weak<AsyncMutex<()>>>>,
     chains: Arc<Semaphore>,
     links: Arc<Semaphore>,
-}
-
-/// What the plugins last said of themselves.
-#[derive(Debug)]
-struct StatusAnswer {
-    list: Arc<NetworkList>,
-    at: Instant,
-    problem: Option<String>,
 }
 
 /// An attachment found in the records.
@@ -89,12 +78,6 @@ pub struct RecordedAttachment {
     /// The attachment; none if its attach did not come to its end, or what it made is gone, or the record
     /// cannot be read. Detach it in these cases.
     pub attachment: Option<Attachment>,
-}
-
-/// The network that a new pod gets.
-enum Selected {
-    Embedded,
-    Plugins(Arc<NetworkList>),
 }
 
 /// How far the first of two threads came.
@@ -139,6 +122,7 @@ impl Network {
         let inner = self.inner.clone();
         let progress = on_own_thread(move |thread| {
             let _place = place;
+            crate::attach::refuse_host(&request)?;
             inner.detach(&request.pod_id, None)?;
             match inner.select()? {
                 (Selected::Embedded, Some(embedded)) => {
@@ -302,124 +286,11 @@ impl Inner {
         Ok(inner)
     }
 
-    fn loaded(&self) -> Loaded {
-        locked(&self.watched).refresh()
-    }
-
-    fn select(&self) -> Result<(Selected, Option<&Embedded>), Error> {
-        match (self.loaded().network, &self.embedded) {
-            (Some(list), embedded) => Ok((Selected::Plugins(list), embedded.as_ref())),
-            (None, Some(embedded)) => Ok((Selected::Embedded, Some(embedded))),
-            (None, None) => Err(self.no_network()),
-        }
-    }
-
-    fn no_network(&self) -> Error {
-        let mut problems = self.loaded().problems;
-        let directory = self.config.config_directory.display();
-        problems.push(format!(
-            "no valid network configuration in {directory}; install a CNI network"
-        ));
-        Error::NoNetwork {
-            reason: problems.join("; "),
-        }
-    }
-
-    fn status(&self) -> NetworkStatus {
-        let loaded = self.loaded();
-        let mut warnings = loaded.problems.clone();
-        if loaded.outdated {
-            warnings.push("the network serves as last read, because its file is broken now".into());
-        }
-        let (active, problem) = match (loaded.network, &self.embedded) {
-            (Some(list), _) => {
-                let problem = self.chain_problem(&list);
-                (Some(ActiveNetwork::of_list(&list)), problem)
-            }
-            (None, Some(embedded)) => {
-                let problem = embedded.verify().err().map(|error| error.to_string());
-                (Some(ActiveNetwork::of_embedded(embedded)), problem)
-            }
-            (None, None) => (None, Some(self.no_network().to_string())),
-        };
-        let readiness = problem.map_or(Readiness::Ready, |reason| Readiness::NotReady { reason });
-        let attachments = self.cache.pods().map(|pods| pods.len()).unwrap_or_default();
-        NetworkStatus {
-            readiness,
-            active,
-            warnings,
-            attachments,
-            config_directory: self.config.config_directory.clone(),
-            plugin_directories: self.config.plugin_directories.clone(),
-        }
-    }
-
-    /// What keeps the chain from serving, asked now or a moment ago.
-    fn chain_problem(&self, list: &Arc<NetworkList>) -> Option<String> {
-        let mut asked = locked(&self.asked);
-        if let Some(answer) = &*asked
-            && Arc::ptr_eq(&answer.list, list)
-            && answer.problem.is_none()
-            && answer.at.elapsed() < STATUS_EVERY
-        {
-            return None;
-        }
-        let timeout = self.config.chain_timeout.min(STATUS_TIMEOUT);
-        let chain = Chain {
-            list,
-            directories: &self.directories,
-            timeout,
-        };
-        let problem = chain.status().err().map(|error| error.to_string());
-        *asked = Some(StatusAnswer {
-            list: list.clone(),
-            at: Instant::now(),
-            problem: problem.clone(),
-        });
-        problem
-    }
-
     pub(crate) fn pod_cidr_ranges(&self) -> Vec<Vec<IpRange>> {
         locked(&self.pod_cidr)
             .iter()
             .map(|subnet| vec![IpRange { subnet: *subnet }])
             .collect()
-    }
-
-    fn attachments(&self) -> Result<Vec<RecordedAttachment>, Error> {
-        let links = Embedded::standing_links()?;
-        let found = |pod: PodId| {
-            let record = self.cache.read(&pod).ok().flatten();
-            let stands = record.filter(|record| match &record.network {
-                NetworkRecord::Embedded { host_link, .. } => links.contains(host_link),
-                NetworkRecord::Plugins { .. } => true,
-            });
-            let attachment = stands.and_then(|record| Attachment::of(&pod, &record));
-            RecordedAttachment {
-                pod_id: pod,
-                attachment,
-            }
-        };
-        Ok(self.cache.pods()?.into_iter().map(found).collect())
-    }
-
-    /// GC of the current network's plugins.
-    fn collect(&self) -> Result<Vec<Error>, Error> {
-        let Some(list) = self.loaded().network else {
-            return Ok(Vec::new());
-        };
-        let mut valid = Vec::new();
-        for pod in self.cache.pods()? {
-            if let Ok(Some(record)) = self.cache.read(&pod) {
-                valid.push((pod, record.if_name));
-            }
-        }
-        let chain = Chain {
-            list: &list,
-            directories: &self.directories,
-            timeout: self.config.chain_timeout,
-        };
-        Ok(chain.gc(&valid))
     }
 
     /// Waits until nothing else is done to the pod.
@@ -447,7 +318,11 @@ async fn tend(wanted: Arc<Notify>, network: Weak<Inner>) {
             match on_own_thread(move |_| inner.embedded.as_ref().map_or(Ok(0), Embedded::reap)).await {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "look after draining addresses"),
+                Err(error) => {
+                    // Tried again with the next pod that goes, or when addresses run out.
+                    tracing::warn!(%error, "look after draining addresses");
+                    break;
+                }
             }
             tokio::time::sleep(JANITOR_EVERY).await;
         }
@@ -487,6 +362,6 @@ fn embedded_leases(cache: &Cache) -> Result<Vec<(PodId, Lease)>, Error> {
 }
 
 // A panic while one of these is held leaves it whole: every change is one assignment.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

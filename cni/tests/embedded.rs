@@ -417,6 +417,15 @@ fn requests_that_cannot_be_honoured_are_refused_by_field() {
             "{refused}"
         );
         let mut request = pod.request();
+        request.netns.fd = std::fs::File::open("/proc/thread-self/ns/net")
+            .expect("the host's")
+            .into();
+        let refused = network.attach(request).await.expect_err("refused");
+        assert!(
+            matches!(refused, Error::Request { field: "netns", .. }),
+            "{refused}"
+        );
+        let mut request = pod.request();
         request.settings.port_mappings = vec![PortMapping {
             host_port: 80,
             container_port: 80,

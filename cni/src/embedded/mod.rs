@@ -12,6 +12,7 @@
 mod bridge;
 pub(crate) mod lease;
 mod masquerade;
+mod message;
 mod netfilter;
 mod netlink;
 pub(crate) mod pod_link;

@@ -3,7 +3,8 @@
 //! A transaction is a list of messages between two markers; the kernel applies all or nothing
 //! (`include/uapi/linux/netfilter/nf_tables.h`). Numbers are in network order here.
 
-use super::netlink::{Message, NLM_F_APPEND, NLM_F_CREATE, Socket};
+use super::message::{Message, NLM_F_APPEND, NLM_F_CREATE};
+use super::netlink::Socket;
 use crate::error::Error;
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;

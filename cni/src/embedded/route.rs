@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use ipnet::IpNet;
 
 use super::lease::HardwareAddress;
-use super::netlink::{Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Reply, Socket};
+use super::message::{Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Reply};
+use super::netlink::Socket;
 use crate::error::Error;
 
 const RTM_NEWLINK: u16 = 16;

@@ -171,3 +171,67 @@ fn write(path: &Path, value: &str) -> Result<(), Error> {
         source,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture {
+        data: tempfile::TempDir,
+        parameter: PathBuf,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let data = tempfile::tempdir().expect("a directory");
+            let parameter = data.path().join("parameter");
+            std::fs::write(&parameter, "0\n").expect("a parameter");
+            Fixture { data, parameter }
+        }
+
+        fn value(&self) -> String {
+            read(&self.parameter).expect("a value")
+        }
+    }
+
+    #[test]
+    fn a_parameter_is_put_back_by_whoever_comes_after_a_kill() {
+        let fixture = Fixture::new();
+        HostNotes::open(fixture.data.path())
+            .set(&fixture.parameter, "1")
+            .expect("sets");
+        assert_eq!(fixture.value(), "1");
+        let mut later = HostNotes::open(fixture.data.path());
+        // Set again: what it was before the first time still counts.
+        later.set(&fixture.parameter, "1").expect("sets");
+        later.restore().expect("restores");
+        assert_eq!(fixture.value(), "0");
+    }
+
+    #[test]
+    fn a_parameter_that_was_right_or_was_changed_by_others_is_left_alone() {
+        let fixture = Fixture::new();
+        let mut notes = HostNotes::open(fixture.data.path());
+        notes.set(&fixture.parameter, "0").expect("nothing to do");
+        assert!(notes.notes.changes.is_empty());
+        notes.set(&fixture.parameter, "1").expect("sets");
+        std::fs::write(&fixture.parameter, "2").expect("someone else");
+        notes.restore().expect("restores");
+        assert_eq!(fixture.value(), "2");
+    }
+
+    #[test]
+    fn a_note_of_an_earlier_boot_is_void_but_the_pod_cidr_stays() {
+        let fixture = Fixture::new();
+        let mut notes = HostNotes::open(fixture.data.path());
+        notes.notes.boot_id = "another".into();
+        notes.set(&fixture.parameter, "1").expect("sets");
+        notes
+            .set_pod_cidr(&["10.5.0.0/24".parse().expect("a subnet")])
+            .expect("notes");
+        let mut later = HostNotes::open(fixture.data.path());
+        assert_eq!(later.pod_cidr()[0].to_string(), "10.5.0.0/24");
+        later.restore().expect("nothing to do");
+        assert_eq!(fixture.value(), "1");
+    }
+}

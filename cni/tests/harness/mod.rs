@@ -219,3 +219,21 @@ pub(crate) fn sysctl(name: &str) -> String {
 pub(crate) fn has_link(name: &str) -> bool {
     nix::net::if_::if_nametoindex(name).is_ok()
 }
+
+/// The descriptors that this process was started with and passes on: those without close-on-exec.
+pub(crate) fn inherited_descriptors() -> Vec<u32> {
+    let numbers = std::fs::read_dir("/proc/self/fdinfo").expect("descriptors");
+    let passed_on = |name: String| {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{name}")).ok()?;
+        let flags = info
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))?
+            .trim()
+            .to_owned();
+        let closes = u32::from_str_radix(&flags, 8).ok()? & 0o2_000_000 != 0;
+        (!closes).then(|| name.parse().ok()).flatten()
+    };
+    numbers
+        .filter_map(|entry| passed_on(entry.ok()?.file_name().into_string().ok()?))
+        .collect()
+}
