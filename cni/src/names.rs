@@ -77,9 +77,17 @@ impl LinkName {
     }
 }
 
+impl LinkName {
+    /// A name of our own, known to be good.
+    pub(crate) fn known(name: &'static str) -> Self {
+        LinkName(name.into())
+    }
+}
+
 impl Default for LinkName {
+    /// `eth0`, what Kubernetes expects in a pod.
     fn default() -> Self {
-        LinkName("eth0".into())
+        LinkName::known("eth0")
     }
 }
 

@@ -47,6 +47,21 @@ pub struct NetworkConfig {
     pub embedded: Option<EmbeddedConfig>,
 }
 
+impl Default for NetworkConfig {
+    /// The usual places, the embedded network on, and 220 s for a chain: just under kubelet's four minutes.
+    fn default() -> Self {
+        NetworkConfig {
+            config_directory: "/etc/cni/net.d".into(),
+            plugin_directories: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            data_directory: "/var/lib/crisp/cni".into(),
+            netns_directory: "/run/netns".into(),
+            chain_timeout: Duration::from_secs(220),
+            chains_at_once: 16,
+            embedded: Some(EmbeddedConfig::default()),
+        }
+    }
+}
+
 /// The pod network of this node. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Network {

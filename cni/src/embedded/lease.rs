@@ -62,6 +62,17 @@ pub struct Subnets {
     slots: u32,
 }
 
+impl Default for Subnets {
+    /// 10.209.0.0/16.
+    fn default() -> Self {
+        let net = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 209, 0, 0), 16));
+        Subnets {
+            slots: usable_slots(&net),
+            nets: vec![net],
+        }
+    }
+}
+
 impl Subnets {
     /// Checks the subnets; host bits are cleared.
     ///
@@ -303,6 +314,10 @@ mod tests {
         }
         assert!(Subnets::new(&nets(&["10.0.0.0/30"])).is_ok());
         assert!(Subnets::new(&nets(&["0.0.0.0/0"])).is_ok());
+        assert_eq!(
+            Subnets::new(&nets(&["10.209.0.0/16"])).ok(),
+            Some(Subnets::default())
+        );
     }
 
     #[test]

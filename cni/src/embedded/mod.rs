@@ -55,6 +55,19 @@ pub struct EmbeddedConfig {
     pub table: String,
 }
 
+impl Default for EmbeddedConfig {
+    /// IPv4 only, in a subnet that no other runtime or usual cluster network takes by default.
+    fn default() -> Self {
+        EmbeddedConfig {
+            name: "crisp".into(),
+            bridge: LinkName::known("crisp0"),
+            subnets: Subnets::default(),
+            mtu: None,
+            table: "crisp".into(),
+        }
+    }
+}
+
 impl EmbeddedConfig {
     /// Checks what the types do not.
     fn check(&self) -> Result<(), Error> {

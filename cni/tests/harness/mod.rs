@@ -72,11 +72,8 @@ impl Place {
             chain_timeout: Duration::from_secs(30),
             chains_at_once: 4,
             embedded: (!nets.is_empty()).then(|| EmbeddedConfig {
-                name: "crisp".into(),
-                bridge: LinkName::parse("crisp0").expect("a name"),
                 subnets: Subnets::new(&nets).expect("subnets"),
-                mtu: None,
-                table: "crisp".into(),
+                ..EmbeddedConfig::default()
             }),
         }
     }
@@ -91,7 +88,7 @@ impl Place {
         std::fs::write(self.path("net.d").join(file), text).expect("a configuration");
     }
 
-    /// Waits until the host's side of every detached pod is gone, by attaching where there is no room before.
+    /// The files of the attachment records.
     pub(crate) fn records(&self) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(self.path("data/attachments"))
             .expect("records")
