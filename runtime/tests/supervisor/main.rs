@@ -1,4 +1,9 @@
 //! The real `crisp-pod`, spoken to over its socket.
 
+mod container;
+mod exec;
+mod exit;
 mod life;
+mod log;
 mod pod;
+mod reexec;

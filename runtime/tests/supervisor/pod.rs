@@ -159,6 +159,11 @@ impl Client {
         Listing::read(memfd).unwrap()
     }
 
+    /// Whether an event has come so far.
+    pub(crate) fn has_heard_events(&self) -> bool {
+        self.early.iter().any(|frame| frame.kind.is_event())
+    }
+
     fn wait_for(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
         if let Some(index) = self.early.iter().position(&wanted) {
             return self.early.remove(index);

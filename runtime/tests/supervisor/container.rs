@@ -1,0 +1,297 @@
+//! A container to run: a root with busybox in it, a cgroup, a log file.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use runtime::cgroup::{Cgroup, Hierarchies};
+use runtime::launch::{
+    ExactStrings, ExecContext, ExecPlan, IpcMode, LaunchContext, LaunchPlan, NetworkMode, PidMode,
+    PodNamespaceRequest, PodPidMode, PodPlan, Rootfs, Sharing,
+};
+use runtime::protocol::{
+    ContainerId, Event, Exec, ExecId, Exited, Process, Reply, Request, Signal, SignalScope, StartContainer,
+    Started, Target,
+};
+use serde_json::{Value, json};
+
+use crate::pod::{Client, Pod};
+
+const APPLETS: [&str; 12] = [
+    "sh", "cat", "sleep", "true", "echo", "env", "wc", "stty", "tail", "seq", "head", "id",
+];
+
+/// A container that can be started, and started again under the same name.
+pub(crate) struct Container {
+    pub(crate) id: ContainerId,
+    pub(crate) cgroup: Cgroup,
+    folder: tempfile::TempDir,
+    process: Value,
+    resources: Value,
+}
+
+fn hierarchies() -> &'static Arc<Hierarchies> {
+    static HIERARCHIES: OnceLock<Arc<Hierarchies>> = OnceLock::new();
+    HIERARCHIES.get_or_init(|| Hierarchies::detect().unwrap())
+}
+
+/// A pod whose namespaces exist.
+pub(crate) fn pod() -> (Pod, Client) {
+    let (pod, mut client) = Pod::spawn(None);
+    let request = PodNamespaceRequest {
+        hostname: Some("pod1".into()),
+        network: NetworkMode::Pod,
+        ipc: IpcMode::Pod,
+        pid: PodPidMode::Container,
+        sysctls: vec![],
+    };
+    let plan = || PodPlan::new(request.clone()).unwrap().seal().unwrap();
+    for _ in 0..2 {
+        let Reply::PodCreated(created) = client.ask(Request::CreatePod { plan: plan() }) else {
+            panic!()
+        };
+        assert!(created.network.is_some() && created.ipc.is_some() && created.uts.is_some());
+        assert_eq!(created.init_pid, None);
+    }
+    (pod, client)
+}
+
+impl Container {
+    /// A container that runs `script` in a shell.
+    pub(crate) fn shell(script: &str) -> Container {
+        Container::new(&["sh", "-c", script])
+    }
+
+    pub(crate) fn new(args: &[&str]) -> Container {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        for directory in ["bin", "proc", "dev", "tmp"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        for applet in APPLETS {
+            symlink("busybox", root.join("bin").join(applet)).unwrap();
+        }
+        let cgroup = format!("crisp-test-{}-{number}", std::process::id());
+        let cgroup = Cgroup::new(hierarchies(), "/", &cgroup).unwrap();
+        let id = ContainerId::new(&format!("container-{number}")).unwrap();
+        Container {
+            id,
+            cgroup,
+            folder,
+            process: process(args),
+            resources: json!({}),
+        }
+    }
+
+    pub(crate) fn with_memory(mut self, bytes: u64) -> Container {
+        self.resources = json!({ "memory": { "limit": bytes } });
+        self
+    }
+
+    pub(crate) fn with_terminal(mut self) -> Container {
+        self.process["terminal"] = true.into();
+        self
+    }
+
+    pub(crate) fn with_process(mut self, key: &str, value: Value) -> Container {
+        self.process[key] = value;
+        self
+    }
+
+    /// Its root directory, as the host sees it.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
+    }
+
+    /// A log file of that name, as the daemon opens it.
+    pub(crate) fn log(&self, name: &str) -> File {
+        let path = self.folder.path().join(name);
+        File::options()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(path)
+            .unwrap()
+    }
+
+    pub(crate) fn read_log(&self, name: &str) -> String {
+        fs::read_to_string(self.folder.path().join(name)).unwrap()
+    }
+
+    fn plan(&self) -> OwnedFd {
+        let spec = json!({
+            "ociVersion": "1.2.0",
+            "process": self.process,
+            "root": { "path": "rootfs" },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                {
+                    "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                    "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
+                },
+                {
+                    "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                    "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+                },
+            ],
+            "linux": {
+                "namespaces": [
+                    { "type": "mount" }, { "type": "pid" }, { "type": "network" },
+                    { "type": "ipc" }, { "type": "uts" }, { "type": "cgroup" },
+                ],
+            },
+        });
+        let spec = serde_json::from_value(spec).unwrap();
+        let sharing = Sharing {
+            network: NetworkMode::Pod,
+            ipc: IpcMode::Pod,
+            pid: PidMode::Container,
+        };
+        let context = LaunchContext {
+            rootfs: Rootfs::Directory(self.root()),
+            cgroup: &self.cgroup,
+            sharing,
+            exact: ExactStrings::default(),
+        };
+        LaunchPlan::from_spec(&spec, &context).unwrap().seal().unwrap()
+    }
+
+    /// The request that starts it, logging to `log`.
+    pub(crate) fn request(&self) -> Request {
+        self.request_with(|_| {})
+    }
+
+    pub(crate) fn request_with(&self, change: impl FnOnce(&mut StartContainer)) -> Request {
+        self.cgroup
+            .create(Some(&serde_json::from_value(self.resources.clone()).unwrap()))
+            .unwrap();
+        let text = |path: PathBuf| path.into_os_string().into_string().unwrap();
+        let mut start = StartContainer::new(self.id.clone());
+        start.tty = self.process["terminal"] == true;
+        start.oom_file = self.cgroup.oom_counter().map(text);
+        start.cgroup = self.cgroup.directories().next().map(text);
+        change(&mut start);
+        let log = Some(self.log("log").into());
+        Request::StartContainer {
+            start,
+            plan: self.plan(),
+            log,
+            cgroup: self.cgroup.open_v2().unwrap(),
+        }
+    }
+
+    /// Starts it and returns its init.
+    pub(crate) fn start(&self, client: &mut Client) -> Process {
+        let reply = client.ask(self.request());
+        started(reply)
+    }
+
+    /// A request to run a further process.
+    pub(crate) fn exec(&self, id: &str, args: &[&str], change: impl FnOnce(&mut Exec)) -> Request {
+        let mut exec = Exec::new(self.id.clone(), ExecId::new(id).unwrap());
+        change(&mut exec);
+        let mut process = process(args);
+        process["terminal"] = exec.tty.into();
+        let process = serde_json::from_value(process).unwrap();
+        let context = ExecContext {
+            cgroup: &self.cgroup,
+            exact: ExactStrings::default(),
+        };
+        let plan = ExecPlan::from_process(&process, &context)
+            .unwrap()
+            .seal()
+            .unwrap();
+        Request::Exec {
+            exec,
+            plan,
+            cgroup: self.cgroup.open_v2().unwrap(),
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: i32, scope: SignalScope) -> Request {
+        Request::Signal(Signal {
+            target: self.target(),
+            signal,
+            scope,
+        })
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target::init(self.id.clone())
+    }
+
+    /// Waits for its exit.
+    pub(crate) fn exited(&self, client: &mut Client) -> Exited {
+        exited(client, &self.target())
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.cgroup.kill();
+        let _ = self.cgroup.remove();
+    }
+}
+
+pub(crate) fn started(reply: Reply) -> Process {
+    match reply {
+        Reply::Started(Started { process, exit: None }) => process,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits for the exit of `target`, whatever else happens before.
+pub(crate) fn exited(client: &mut Client, target: &Target) -> Exited {
+    loop {
+        match client.event() {
+            Event::Exited(exited) if exited.target == *target => return exited,
+            _ => {}
+        }
+    }
+}
+
+fn process(args: &[&str]) -> Value {
+    json!({
+        "args": args,
+        "cwd": "/",
+        "env": ["PATH=/bin"],
+        "user": { "uid": 0, "gid": 0 },
+        "capabilities": { "bounding": [], "effective": [], "permitted": [] },
+    })
+}
+
+/// The lines of a log without their stamps, which are checked.
+pub(crate) fn records(log: &str) -> Vec<&str> {
+    let mut last = "";
+    log.split_inclusive('\n')
+        .map(|line| {
+            let line = line.strip_suffix('\n').expect("torn record");
+            let (stamp, rest) = line.split_once(' ').unwrap();
+            assert!(
+                stamp.len() == 30 && stamp.ends_with('Z') && stamp >= last,
+                "{line}"
+            );
+            last = stamp;
+            rest
+        })
+        .collect()
+}
+
+/// Waits until a file exists and `ready` holds for what is in it.
+pub(crate) fn await_file(path: &Path, ready: impl Fn(&str) -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !fs::read_to_string(path).is_ok_and(|text| ready(&text)) {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "waited in vain for {}",
+            path.display()
+        );
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}

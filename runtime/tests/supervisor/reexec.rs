@@ -1,0 +1,100 @@
+//! A newer binary takes over while containers run.
+
+use runtime::protocol::{ContainerState, ExecId, Reply, Request, SignalScope, Target};
+
+use crate::container::{Container, await_file, exited, pod, records};
+use crate::pod::binary;
+
+fn reexec() -> Request {
+    Request::Reexec {
+        binary: binary().to_fd().unwrap(),
+    }
+}
+
+#[test]
+fn containers_execs_logs_and_exits_go_on() {
+    let (pod, mut client) = pod();
+    let ticking = Container::shell(
+        "i=0; until [ -e /go ]; do i=$((i+1)); echo tick $i; done; printf \"ticks $i\"; exit 5",
+    );
+    let ended = Container::shell("exit 2");
+    let reading = Container::shell("cat; exit 8");
+    let process = ticking.start(&mut client);
+    ended.start(&mut client);
+    let before = ended.exited(&mut client);
+    client.ask(reading.request_with(|start| start.stdin = true));
+    let folder = ticking.root().parent().unwrap().to_owned();
+    let sleeping = ticking.exec(
+        "e1",
+        &["sh", "-c", "until [ -e /tmp/go ]; do sleep 0.01; done; exit 3"],
+        |_| {},
+    );
+    assert!(matches!(client.ask(sleeping), Reply::ExecStarted { .. }));
+    let mut other = pod.connect();
+    for round in 0..3 {
+        let reply = client.ask(reexec());
+        assert!(matches!(reply, Reply::Done), "{round}: {reply:?}");
+        let listing = other.list();
+        let state = |container: &Container| listing.container(&container.id).unwrap().state.clone();
+        assert_eq!(state(&ticking), ContainerState::Running(process));
+        assert_eq!(
+            state(&ended),
+            ContainerState::Exited(before.process, before.status)
+        );
+        assert!(listing.created);
+        assert_eq!(listing.execs.len(), 1);
+        let length = ticking.read_log("log").len();
+        await_file(&folder.join("log"), |log| log.len() > length + 10_000);
+    }
+    std::fs::write(ticking.root().join("tmp/go"), "").unwrap();
+    let exec = Target::exec(ticking.id.clone(), ExecId::new("e1").unwrap());
+    assert_eq!(exited(&mut client, &exec).status.code, 3);
+    std::fs::write(ticking.root().join("go"), "").unwrap();
+    assert_eq!(ticking.exited(&mut client).status.code, 5);
+    let log = ticking.read_log("log");
+    let lines = records(&log);
+    let (last, ticks) = lines.split_last().unwrap();
+    for (number, tick) in (1..).zip(ticks) {
+        assert_eq!(*tick, format!("stdout F tick {number}"));
+    }
+    assert_eq!(*last, format!("stdout P ticks {}", ticks.len()));
+    assert_eq!(pod.exits().read(&ticking.id).unwrap().unwrap().status.code, 5);
+    // The stdin pipe came along, and so did the right to close it.
+    assert!(matches!(
+        client.ask(Request::CloseStdin {
+            container: reading.id.clone()
+        }),
+        Reply::Done
+    ));
+    assert_eq!(reading.exited(&mut other).status.code, 8);
+    // A new container in the namespaces that the old image made.
+    let fresh = Container::shell("exit 1");
+    fresh.start(&mut client);
+    assert_eq!(exited(&mut client, &fresh.target()).status.code, 1);
+}
+
+#[test]
+fn a_binary_that_is_none_interrupts_nothing() {
+    let (_pod, mut client) = pod();
+    let container = Container::shell("i=0; while :; do i=$((i+1)); echo tick $i; done");
+    container.start(&mut client);
+    let log = container.root().parent().unwrap().join("log");
+    for _ in 0..3 {
+        let binary = std::fs::File::open("/etc/hostname").unwrap().into();
+        assert!(matches!(
+            client.ask(Request::Reexec { binary }),
+            Reply::Refused(_)
+        ));
+        let length = container.read_log("log").len();
+        await_file(&log, |log| log.len() > length);
+    }
+    client.ask(container.signal(libc::SIGKILL, SignalScope::All));
+    assert_eq!(container.exited(&mut client).status.signal, Some(9));
+    let log = container.read_log("log");
+    for (number, line) in (1..).zip(records(&log)) {
+        assert!(
+            line == format!("stdout F tick {number}") || line.starts_with("stdout P"),
+            "{line}"
+        );
+    }
+}
