@@ -106,10 +106,21 @@ impl ImageConfig {
             return Err(DocumentError::Unsupported(format!("rootfs of type {kind:?}")));
         }
         if raw.rootfs.diff_ids.len() > MOST_LAYERS {
-            return Err(DocumentError::TooManyLayers { found: raw.rootfs.diff_ids.len() });
+            return Err(DocumentError::TooManyLayers {
+                found: raw.rootfs.diff_ids.len(),
+            });
         }
-        let platform = Platform { os: raw.os, architecture: raw.architecture, variant: raw.variant };
-        Ok(Self { platform, created: raw.created, process: raw.config, diff_ids: raw.rootfs.diff_ids })
+        let platform = Platform {
+            os: raw.os,
+            architecture: raw.architecture,
+            variant: raw.variant,
+        };
+        Ok(Self {
+            platform,
+            created: raw.created,
+            process: raw.config,
+            diff_ids: raw.rootfs.diff_ids,
+        })
     }
 
     /// The default user, `None` for root by default or for a number that no kernel has.
@@ -158,6 +169,9 @@ mod tests {
         let config = ImageConfig::parse(minimal.as_bytes()).unwrap();
         assert!(config.diff_ids.is_empty());
         let rootless = r#"{"architecture":"amd64","os":"linux"}"#;
-        assert!(matches!(ImageConfig::parse(rootless.as_bytes()), Err(DocumentError::Malformed(_))));
+        assert!(matches!(
+            ImageConfig::parse(rootless.as_bytes()),
+            Err(DocumentError::Malformed(_))
+        ));
     }
 }

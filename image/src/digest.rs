@@ -112,12 +112,19 @@ impl FromStr for Digest {
         };
         let wanted = algorithm.hex_length();
         if hex.len() != wanted {
-            return Err(DigestError::Length { algorithm, wanted, found: hex.chars().count() });
+            return Err(DigestError::Length {
+                algorithm,
+                wanted,
+                found: hex.chars().count(),
+            });
         }
         if !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(DigestError::NotHex);
         }
-        Ok(Self { algorithm, text: text.into() })
+        Ok(Self {
+            algorithm,
+            text: text.into(),
+        })
     }
 }
 
@@ -136,7 +143,8 @@ impl fmt::Debug for Digest {
 impl<'de> serde::Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|problem| serde::de::Error::custom(format_args!("digest: {problem}")))
+        text.parse()
+            .map_err(|problem| serde::de::Error::custom(format_args!("digest: {problem}")))
     }
 }
 
@@ -220,10 +228,22 @@ mod tests {
         assert_eq!(refused(hex), DigestError::NoAlgorithm);
         assert_eq!(refused(&format!("md5:{hex}")), DigestError::UnknownAlgorithm);
         assert_eq!(refused(&format!("SHA256:{hex}")), DigestError::UnknownAlgorithm);
-        assert_eq!(refused(&format!("sha256:{}", hex.to_uppercase())), DigestError::NotHex);
-        assert!(matches!(refused(&format!("sha256:{hex}0")), DigestError::Length { found: 65, .. }));
-        assert!(matches!(refused(&format!("sha512:{hex}")), DigestError::Length { wanted: 128, .. }));
-        assert!(matches!(refused("sha256:../../../../etc/passwd"), DigestError::Length { .. }));
+        assert_eq!(
+            refused(&format!("sha256:{}", hex.to_uppercase())),
+            DigestError::NotHex
+        );
+        assert!(matches!(
+            refused(&format!("sha256:{hex}0")),
+            DigestError::Length { found: 65, .. }
+        ));
+        assert!(matches!(
+            refused(&format!("sha512:{hex}")),
+            DigestError::Length { wanted: 128, .. }
+        ));
+        assert!(matches!(
+            refused("sha256:../../../../etc/passwd"),
+            DigestError::Length { .. }
+        ));
     }
 
     proptest! {

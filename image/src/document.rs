@@ -143,9 +143,15 @@ mod tests {
     fn bounds_depth_and_size_before_parsing() {
         let nest = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(parse::<serde_json::Value>(nest(64).as_bytes()).is_ok());
-        assert_eq!(parse::<serde_json::Value>(nest(65).as_bytes()), Err(DocumentError::TooDeep));
+        assert_eq!(
+            parse::<serde_json::Value>(nest(65).as_bytes()),
+            Err(DocumentError::TooDeep)
+        );
         assert!(parse::<serde_json::Value>(format!("\"\\\"{}\"", "[".repeat(100)).as_bytes()).is_ok());
         let large = vec![b' '; usize::try_from(LARGEST_DOCUMENT).unwrap() + 1];
-        assert!(matches!(parse::<serde_json::Value>(&large), Err(DocumentError::TooLarge { .. })));
+        assert!(matches!(
+            parse::<serde_json::Value>(&large),
+            Err(DocumentError::TooLarge { .. })
+        ));
     }
 }

@@ -133,13 +133,23 @@ impl Document {
             return Err(DocumentError::Ambiguous);
         }
         let announced = announced.filter(|media_type| is_specific(media_type));
-        let own = raw.media_type.as_deref().filter(|media_type| !media_type.is_empty());
+        let own = raw
+            .media_type
+            .as_deref()
+            .filter(|media_type| !media_type.is_empty());
         if let (Some(announced), Some(own)) = (announced, own)
             && announced != own
         {
-            return Err(DocumentError::MediaType { announced: announced.into(), found: own.into() });
+            return Err(DocumentError::MediaType {
+                announced: announced.into(),
+                found: own.into(),
+            });
         }
-        let found = if raw.manifests.is_some() { "an index" } else { "a manifest" };
+        let found = if raw.manifests.is_some() {
+            "an index"
+        } else {
+            "a manifest"
+        };
         match own.or(announced) {
             Some(media_type::OCI_MANIFEST | media_type::DOCKER_MANIFEST) if raw.manifests.is_none() => {}
             Some(media_type::OCI_INDEX | media_type::DOCKER_INDEX) if raw.manifests.is_some() => {}
@@ -150,7 +160,10 @@ impl Document {
                 | media_type::OCI_INDEX
                 | media_type::DOCKER_INDEX),
             ) => {
-                return Err(DocumentError::MediaType { announced: mismatch.into(), found: found.into() });
+                return Err(DocumentError::MediaType {
+                    announced: mismatch.into(),
+                    found: found.into(),
+                });
             }
             Some(other) => return Err(DocumentError::Unsupported(other.chars().take(100).collect())),
         }
@@ -172,11 +185,20 @@ impl Manifest {
         if layers.len() > MOST_LAYERS {
             return Err(DocumentError::TooManyLayers { found: layers.len() });
         }
-        if !matches!(config.media_type.as_str(), media_type::OCI_CONFIG | media_type::DOCKER_CONFIG) {
-            let what = format!("an artifact of type {:?} (no container image)", shorten(&config.media_type));
+        if !matches!(
+            config.media_type.as_str(),
+            media_type::OCI_CONFIG | media_type::DOCKER_CONFIG
+        ) {
+            let what = format!(
+                "an artifact of type {:?} (no container image)",
+                shorten(&config.media_type)
+            );
             return Err(DocumentError::Unsupported(what));
         }
-        if let Some(other) = layers.iter().find(|layer| !media_type::is_layer(&layer.media_type)) {
+        if let Some(other) = layers
+            .iter()
+            .find(|layer| !media_type::is_layer(&layer.media_type))
+        {
             let what = format!("a layer of type {:?}", shorten(&other.media_type));
             return Err(DocumentError::Unsupported(what));
         }
@@ -207,9 +229,17 @@ impl Index {
                 best = Some((rank, entry));
             }
         }
-        let offered = || self.manifests.iter().filter_map(|entry| entry.platform.clone()).collect();
+        let offered = || {
+            self.manifests
+                .iter()
+                .filter_map(|entry| entry.platform.clone())
+                .collect()
+        };
         best.map(|(_, entry)| entry)
-            .ok_or_else(|| DocumentError::NoPlatform { wanted: platform.clone(), offered: offered() })
+            .ok_or_else(|| DocumentError::NoPlatform {
+                wanted: platform.clone(),
+                offered: offered(),
+            })
     }
 }
 
@@ -235,14 +265,23 @@ mod tests {
     fn reads_both_families() {
         let oci = Document::parse(manifest("").as_bytes(), Some(media_type::OCI_MANIFEST)).unwrap();
         assert!(matches!(oci, Document::Manifest(m) if m.layers.len() == 1));
-        let docker = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, media_type::DOCKER_INDEX);
-        assert!(matches!(Document::parse(docker.as_bytes(), None).unwrap(), Document::Index(_)));
+        let docker = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#,
+            media_type::DOCKER_INDEX
+        );
+        assert!(matches!(
+            Document::parse(docker.as_bytes(), None).unwrap(),
+            Document::Index(_)
+        ));
     }
 
     #[test]
     fn refuses_what_two_readers_could_take_differently() {
         let parse = |text: &str, announced| Document::parse(text.as_bytes(), announced);
-        assert_eq!(parse(&manifest(r#","manifests":[]"#), None), Err(DocumentError::Ambiguous));
+        assert_eq!(
+            parse(&manifest(r#","manifests":[]"#), None),
+            Err(DocumentError::Ambiguous)
+        );
         assert!(matches!(
             parse(&manifest(r#","layers":[]"#), None),
             Err(DocumentError::Malformed(why)) if why.contains("duplicate")
@@ -267,7 +306,10 @@ mod tests {
             r#"{{"schemaVersion":2,"config":{},"layers":[]}}"#,
             descriptor("application/vnd.oci.empty.v1+json")
         );
-        assert!(matches!(Document::parse(artifact.as_bytes(), None), Err(DocumentError::Unsupported(_))));
+        assert!(matches!(
+            Document::parse(artifact.as_bytes(), None),
+            Err(DocumentError::Unsupported(_))
+        ));
         let layer = descriptor("application/vnd.oci.image.layer.v1.tar");
         let many = |count: usize| {
             let layers = vec![layer.clone(); count].join(",");
@@ -293,7 +335,9 @@ mod tests {
             entry(r#"{"os":"linux","architecture":"arm","variant":"v6"}"#),
             entry(r#"{"os":"linux","architecture":"arm","variant":"v7"}"#),
         );
-        let Document::Index(index) = Document::parse(text.as_bytes(), None).unwrap() else { panic!() };
+        let Document::Index(index) = Document::parse(text.as_bytes(), None).unwrap() else {
+            panic!()
+        };
         let arm = |variant: &str| Platform {
             os: "linux".into(),
             architecture: "arm".into(),

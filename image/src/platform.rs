@@ -26,7 +26,11 @@ impl Platform {
             "powerpc64" => "ppc64le",
             other => other,
         };
-        Self { os: "linux".into(), architecture: architecture.into(), variant: host_variant() }
+        Self {
+            os: "linux".into(),
+            architecture: architecture.into(),
+            variant: host_variant(),
+        }
     }
 
     /// How well an offer runs here; higher is better, `None` is not at all.
@@ -71,12 +75,8 @@ fn host_variant() -> Option<String> {
     use std::is_x86_feature_detected as has;
     let v2 = has!("sse3") && has!("ssse3") && has!("sse4.1") && has!("sse4.2") && has!("popcnt");
     let v3 = v2 && has!("avx") && has!("avx2") && has!("bmi1") && has!("bmi2") && has!("fma");
-    let v4 = v3
-        && has!("avx512f")
-        && has!("avx512bw")
-        && has!("avx512cd")
-        && has!("avx512dq")
-        && has!("avx512vl");
+    let v4 =
+        v3 && has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
     let level = 1 + u8::from(v2) + u8::from(v3) + u8::from(v4);
     Some(format!("v{level}"))
 }
@@ -113,8 +113,16 @@ mod tests {
 
     #[test]
     fn arm_variants() {
-        assert!(platform("linux/arm64/v8").rank(&platform("linux/arm64")).is_some());
-        assert!(platform("linux/arm64").rank(&platform("linux/arm64/v8")).is_some());
+        assert!(
+            platform("linux/arm64/v8")
+                .rank(&platform("linux/arm64"))
+                .is_some()
+        );
+        assert!(
+            platform("linux/arm64")
+                .rank(&platform("linux/arm64/v8"))
+                .is_some()
+        );
         let v7 = platform("linux/arm/v7");
         assert!(v7.rank(&platform("linux/arm/v6")) < v7.rank(&platform("linux/arm/v7")));
     }
@@ -123,6 +131,12 @@ mod tests {
     fn this_machine_runs_its_own_images() {
         let host = Platform::host();
         assert!(host.rank(&host).is_some());
-        assert!(host.rank(&Platform { variant: None, ..host.clone() }).is_some());
+        assert!(
+            host.rank(&Platform {
+                variant: None,
+                ..host.clone()
+            })
+            .is_some()
+        );
     }
 }

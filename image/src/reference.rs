@@ -60,7 +60,9 @@ pub enum ReferenceProblem {
     #[error("the repository name is missing")]
     NoRepository,
     /// Bad characters or separators.
-    #[error("repository component {0:?}: lower-case letters and digits, separated by one '.', one or two '_', or '-'")]
+    #[error(
+        "repository component {0:?}: lower-case letters and digits, separated by one '.', one or two '_', or '-'"
+    )]
     Repository(String),
     /// Longer than any registry accepts.
     #[error("the repository name is longer than 255 bytes")]
@@ -126,7 +128,11 @@ impl Reference {
     #[must_use]
     pub fn at(&self, digest: Digest) -> Self {
         let version = Version::Digest { tag: None, digest };
-        Self { registry: self.registry.clone(), repository: self.repository.clone(), version }
+        Self {
+            registry: self.registry.clone(),
+            repository: self.repository.clone(),
+            version,
+        }
     }
 
     /// The name under which a store keeps it: the remark of a tag beside a digest is dropped.
@@ -144,7 +150,10 @@ impl fmt::Display for Reference {
         write!(f, "{}/{}", self.registry, self.repository)?;
         match &self.version {
             Version::Tag(tag) => write!(f, ":{tag}"),
-            Version::Digest { tag: Some(tag), digest } => write!(f, ":{tag}@{digest}"),
+            Version::Digest {
+                tag: Some(tag),
+                digest,
+            } => write!(f, ":{tag}@{digest}"),
             Version::Digest { tag: None, digest } => write!(f, "@{digest}"),
         }
     }
@@ -187,7 +196,11 @@ fn parse(input: &str) -> Result<Reference, ReferenceProblem> {
         (tag, Some(digest)) => Version::Digest { tag, digest },
         (tag, None) => Version::Tag(tag.unwrap_or_else(|| DEFAULT_TAG.into())),
     };
-    Ok(Reference { registry, repository, version })
+    Ok(Reference {
+        registry,
+        repository,
+        version,
+    })
 }
 
 fn split_registry(name: &str) -> Result<(String, String), ReferenceProblem> {
@@ -199,7 +212,11 @@ fn split_registry(name: &str) -> Result<(String, String), ReferenceProblem> {
     if repository.is_empty() {
         return Err(ReferenceProblem::NoRepository);
     }
-    let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+    let registry = if registry == "index.docker.io" {
+        DEFAULT_REGISTRY
+    } else {
+        registry
+    };
     if registry == DEFAULT_REGISTRY && !repository.contains('/') {
         return Ok((registry.into(), format!("library/{repository}")));
     }
@@ -272,7 +289,11 @@ fn check_tag(tag: &str) -> Result<String, ReferenceProblem> {
     let good = tag.len() <= LONGEST_TAG
         && tag.bytes().next().is_some_and(word)
         && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-');
-    if good { Ok(tag.into()) } else { Err(ReferenceProblem::Tag(tag.chars().take(140).collect())) }
+    if good {
+        Ok(tag.into())
+    } else {
+        Err(ReferenceProblem::Tag(tag.chars().take(140).collect()))
+    }
 }
 
 #[cfg(test)]
@@ -322,10 +343,16 @@ mod tests {
         assert_eq!(problem("a___b"), ReferenceProblem::Repository("a___b".into()));
         assert_eq!(problem("a/../b"), ReferenceProblem::Repository("..".into()));
         assert_eq!(problem("-a.io/b"), ReferenceProblem::Registry("-a.io".into()));
-        assert_eq!(problem("a.io:99999/b"), ReferenceProblem::Registry("a.io:99999".into()));
+        assert_eq!(
+            problem("a.io:99999/b"),
+            ReferenceProblem::Registry("a.io:99999".into())
+        );
         assert_eq!(problem("a:"), ReferenceProblem::Tag(String::new()));
         assert_eq!(problem("a:.b"), ReferenceProblem::Tag(".b".into()));
-        assert!(matches!(problem("a@sha256:12"), ReferenceProblem::Digest(DigestError::Length { .. })));
+        assert!(matches!(
+            problem("a@sha256:12"),
+            ReferenceProblem::Digest(DigestError::Length { .. })
+        ));
         assert_eq!(problem(&"a".repeat(300)), ReferenceProblem::TooLong);
         assert!(matches!(problem("a b"), ReferenceProblem::Repository(_)));
         assert!(matches!(problem("a\n"), ReferenceProblem::Repository(_)));

@@ -37,7 +37,11 @@ impl Trash {
     /// Opens the folder and goes on with what is left in it.
     pub(crate) fn open(folder: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let fd = fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let fd = fs::open(
+            folder,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let (bin, commands) = mpsc::channel();
         let mut newest = 0;
         for left in std::fs::read_dir(folder)? {
@@ -45,7 +49,9 @@ impl Trash {
             newest = newest.max(name.to_str().and_then(|name| name.parse().ok()).unwrap_or(0));
             let _ = bin.send(Command::Delete(name));
         }
-        let thread = thread::Builder::new().name("trash".into()).spawn(move || empty(&fd, &commands))?;
+        let thread = thread::Builder::new()
+            .name("trash".into())
+            .spawn(move || empty(&fd, &commands))?;
         Ok(Self {
             folder: folder.into(),
             counter: AtomicU64::new(newest + 1),
@@ -113,7 +119,11 @@ pub(crate) fn remove_path(path: &Path) -> std::io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(std::io::ErrorKind::InvalidInput.into());
     };
-    let parent = fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let parent = fs::open(
+        parent,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     match remove_any(parent.as_fd(), name) {
         Err(Errno::NOENT) | Ok(()) => Ok(()),
         Err(errno) => Err(errno.into()),

@@ -47,14 +47,21 @@ impl Unpacker {
             implicit: BTreeSet::from([EntryPath::root()]),
             links: Vec::new(),
             whiteouts: Whiteouts::default(),
-            usage: DiskUsage { bytes: BLOCK, inodes: 1 },
+            usage: DiskUsage {
+                bytes: BLOCK,
+                inodes: 1,
+            },
             entries: 0,
             written: 0,
             next_headroom_check: 0,
         }
     }
 
-    pub(super) fn run(mut self, archive: impl BufRead, recipe: RecipeWriter) -> Result<Unsealed, UnpackError> {
+    pub(super) fn run(
+        mut self,
+        archive: impl BufRead,
+        recipe: RecipeWriter,
+    ) -> Result<Unsealed, UnpackError> {
         let mut tar = TarReader::new(archive, recipe);
         while let Some(entry) = tar.next_entry()? {
             self.count_entry()?;
@@ -80,13 +87,21 @@ impl Unpacker {
                 self.whiteouts.add(marker);
                 return Ok(());
             }
-            Err(problem) => return Err(UnpackError::Name { name: path.to_string(), problem }),
+            Err(problem) => {
+                return Err(UnpackError::Name {
+                    name: path.to_string(),
+                    problem,
+                });
+            }
         }
         if let Kind::Directory = entry.kind {
             return self.directory(path, &entry);
         }
         let Some((parent, name)) = path.split() else {
-            return Err(UnpackError::Name { name: path.to_string(), problem: super::PathProblem::Root });
+            return Err(UnpackError::Name {
+                name: path.to_string(),
+                problem: super::PathProblem::Root,
+            });
         };
         let parent = self.parent(&parent)?;
         let step = |step| refused(&path, step);
@@ -112,13 +127,17 @@ impl Unpacker {
             Kind::Character(0, 0) => return Err(UnpackError::ForgedWhiteout { path }),
             Kind::Character(major, minor) => {
                 let device = fs::makedev(*major, *minor);
-                make_node(&parent, name, FileType::CharacterDevice, device, &entry).map_err(step("make the node"))?;
+                make_node(&parent, name, FileType::CharacterDevice, device, &entry)
+                    .map_err(step("make the node"))?;
             }
             Kind::Block(major, minor) => {
                 let device = fs::makedev(*major, *minor);
-                make_node(&parent, name, FileType::BlockDevice, device, &entry).map_err(step("make the node"))?;
+                make_node(&parent, name, FileType::BlockDevice, device, &entry)
+                    .map_err(step("make the node"))?;
             }
-            Kind::Fifo => make_node(&parent, name, FileType::Fifo, 0, &entry).map_err(step("make the node"))?,
+            Kind::Fifo => {
+                make_node(&parent, name, FileType::Fifo, 0, &entry).map_err(step("make the node"))?
+            }
             Kind::Directory | Kind::HardLink(_) => {}
         }
         self.usage.inodes += 1;
@@ -142,7 +161,10 @@ impl Unpacker {
         }
         // Not following: in this place is a directory, or the parent check above failed.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let fd = self.root.look_up(&path, flags).map_err(step("open the directory"))?;
+        let fd = self
+            .root
+            .look_up(&path, flags)
+            .map_err(step("open the directory"))?;
         metadata::apply(fd.as_fd(), &Attributes::of(entry)).map_err(step("set attributes"))?;
         self.implicit.remove(&path);
         self.times.push((path, entry.mtime));
@@ -161,17 +183,24 @@ impl Unpacker {
             return Err(step("link to the root")(Errno::ISDIR));
         };
         if target == *path {
-            return Err(UnpackError::LinkTarget { path: path.clone(), target });
+            return Err(UnpackError::LinkTarget {
+                path: path.clone(),
+                target,
+            });
         }
         let found = match self.root.directory(&target_parent) {
-            Ok(directory) => stat_at(directory.as_fd(), target_name).map_err(step("look up the target"))?.map(|_| directory),
+            Ok(directory) => stat_at(directory.as_fd(), target_name)
+                .map_err(step("look up the target"))?
+                .map(|_| directory),
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(step("look up the target")(errno)),
         };
         self.clear(parent, name).map_err(step("replace"))?;
         match found {
             // A directory answers EPERM; a symlink is linked itself, not what it points at.
-            Some(directory) => fs::linkat(&directory, target_name, parent, name, AtFlags::empty()).map_err(step("link")),
+            Some(directory) => {
+                fs::linkat(&directory, target_name, parent, name, AtFlags::empty()).map_err(step("link"))
+            }
             None => {
                 self.links.push((path.clone(), target));
                 Ok(())
@@ -189,21 +218,30 @@ impl Unpacker {
     ) -> Result<(), UnpackError> {
         let step = |step| refused(path, step);
         if size > self.limits.bytes {
-            return Err(UnpackError::Limit { what: "bytes in a file", limit: self.limits.bytes });
+            return Err(UnpackError::Limit {
+                what: "bytes in a file",
+                limit: self.limits.bytes,
+            });
         }
         for segment in segments {
             let (mut offset, end) = (segment.offset, segment.offset + segment.length);
             self.usage.bytes += segment.length.next_multiple_of(BLOCK);
             while offset < end {
                 let piece = tar.payload()?;
-                let take = piece.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
+                let take = piece
+                    .len()
+                    .min(usize::try_from(end - offset).unwrap_or(usize::MAX));
                 let count = rustix::io::pwrite(file, &piece[..take], offset).map_err(step("write"))?;
                 tar.consume(count);
                 offset += count as u64;
                 self.count_bytes(file, count as u64)?;
             }
         }
-        if segments.last().is_none_or(|last| last.offset + last.length < size) && size > 0 {
+        if segments
+            .last()
+            .is_none_or(|last| last.offset + last.length < size)
+            && size > 0
+        {
             fs::ftruncate(file, size).map_err(step("set the size"))?;
         }
         Ok(())
@@ -217,13 +255,20 @@ impl Unpacker {
             Err(errno) => return Err(refused(path, "open the parent directory")(errno)),
         }
         let mut here = EntryPath::root();
-        let mut fd = self.root.directory(&here).map_err(refused(path, "open the root"))?;
+        let mut fd = self
+            .root
+            .directory(&here)
+            .map_err(refused(path, "open the root"))?;
         for name in path.components() {
             let below = here.join(name);
             fd = match self.root.directory(&below) {
                 Err(Errno::NOENT) => {
-                    fs::mkdirat(&fd, name, Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH)
-                        .map_err(refused(&below, "make the parent directory"))?;
+                    fs::mkdirat(
+                        &fd,
+                        name,
+                        Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH,
+                    )
+                    .map_err(refused(&below, "make the parent directory"))?;
                     self.count_directory();
                     self.implicit.insert(below.clone());
                     self.root.directory(&below)
@@ -239,7 +284,9 @@ impl Unpacker {
     /// Removes what an earlier entry put in this place.
     fn clear(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         match stat_at(parent.as_fd(), name)? {
-            Some(found) => self.root.remove(parent.as_fd(), name, FileType::from_raw_mode(found.st_mode)),
+            Some(found) => self
+                .root
+                .remove(parent.as_fd(), name, FileType::from_raw_mode(found.st_mode)),
             None => Ok(()),
         }
     }
@@ -247,7 +294,10 @@ impl Unpacker {
     fn count_entry(&mut self) -> Result<(), UnpackError> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(UnpackError::Limit { what: "entries", limit: self.limits.entries });
+            return Err(UnpackError::Limit {
+                what: "entries",
+                limit: self.limits.entries,
+            });
         }
         Ok(())
     }
@@ -260,7 +310,10 @@ impl Unpacker {
     fn count_bytes(&mut self, file: &OwnedFd, count: u64) -> Result<(), UnpackError> {
         self.written += count;
         if self.written > self.limits.bytes {
-            return Err(UnpackError::Limit { what: "bytes", limit: self.limits.bytes });
+            return Err(UnpackError::Limit {
+                what: "bytes",
+                limit: self.limits.bytes,
+            });
         }
         if self.written < self.next_headroom_check {
             return Ok(());
@@ -268,7 +321,9 @@ impl Unpacker {
         self.next_headroom_check = self.written + HEADROOM_INTERVAL;
         let disk = fs::fstatvfs(file).map_err(refused(&EntryPath::root(), "look at the disk"))?;
         if disk.f_bavail.saturating_mul(disk.f_frsize) < self.limits.headroom {
-            return Err(UnpackError::NoSpace { headroom: self.limits.headroom });
+            return Err(UnpackError::NoSpace {
+                headroom: self.limits.headroom,
+            });
         }
         Ok(())
     }
@@ -282,7 +337,11 @@ fn named(raw: &[u8]) -> Result<EntryPath, UnpackError> {
 }
 
 fn refused<'a>(path: &'a EntryPath, step: &'static str) -> impl Fn(Errno) -> UnpackError + Copy + 'a {
-    move |errno| UnpackError::Step { path: path.clone(), step, errno }
+    move |errno| UnpackError::Step {
+        path: path.clone(),
+        step,
+        errno,
+    }
 }
 
 fn create(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {

@@ -18,7 +18,11 @@ impl<'a> Header<'a> {
         // The field itself counts as spaces. Some old writers summed signed bytes.
         let unsigned = outside.clone().map(|b| i64::from(*b)).sum::<i64>() + 8 * 32;
         let signed = outside.map(|b| i64::from(b.cast_signed())).sum::<i64>() + 8 * 32;
-        if wanted == unsigned || wanted == signed { Ok(header) } else { Err(TarError::Checksum) }
+        if wanted == unsigned || wanted == signed {
+            Ok(header)
+        } else {
+            Err(TarError::Checksum)
+        }
     }
 
     pub(super) fn kind(&self) -> u8 {
@@ -60,8 +64,16 @@ impl<'a> Header<'a> {
     /// The name; POSIX headers have a prefix, GNU's use that space for times.
     pub(super) fn name(&self) -> Vec<u8> {
         let name = text(&self.0[..100]);
-        let prefix = if &self.0[257..263] == b"ustar\0" { text(&self.0[345..500]) } else { b"" };
-        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+        let prefix = if &self.0[257..263] == b"ustar\0" {
+            text(&self.0[345..500])
+        } else {
+            b""
+        };
+        if prefix.is_empty() {
+            name.to_vec()
+        } else {
+            [prefix, b"/", name].concat()
+        }
     }
 
     /// The first four segments of an old GNU sparse file, its real size, and whether more follow.
@@ -87,7 +99,10 @@ pub(super) fn sparse_pairs(bytes: &[u8]) -> Result<Vec<(u64, u64)>, TarError> {
 
 pub(super) fn id(value: i64, field: &'static str) -> Result<u32, TarError> {
     // The kernel's (uid_t)-1 means "leave as it is".
-    u32::try_from(value).ok().filter(|id| *id != u32::MAX).ok_or(TarError::Number { field })
+    u32::try_from(value)
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or(TarError::Number { field })
 }
 
 /// Up to the first NUL.
@@ -134,7 +149,10 @@ mod tests {
         assert_eq!(number(b"  644 \0\0", "n").unwrap(), 0o644);
         assert_eq!(number(b"\0\0\0\0\0\0\0\0", "n").unwrap(), 0);
         assert_eq!(number(b"\x80\0\0\0\0\0\0\0\0\x02\0\0", "n").unwrap(), 0x20000);
-        assert_eq!(number(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe", "n").unwrap(), -2);
+        assert_eq!(
+            number(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe", "n").unwrap(),
+            -2
+        );
         assert!(number(b"12x4567\0", "n").is_err());
         assert!(number(b"12 4567\0", "n").is_err());
         assert!(number(b"-1\0\0\0\0\0\0", "n").is_err());

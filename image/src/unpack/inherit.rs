@@ -26,7 +26,10 @@ impl LayerView {
     /// # Errors
     /// The file system's.
     pub fn open(tree: &Path, side_file: &Path) -> io::Result<Self> {
-        Ok(Self { root: Root::open(tree)?, side: Whiteouts::read(side_file)? })
+        Ok(Self {
+            root: Root::open(tree)?,
+            side: Whiteouts::read(side_file)?,
+        })
     }
 
     /// The tree.
@@ -47,7 +50,9 @@ impl LayerView {
         if self.side.opaque.contains(path) {
             return Ok(true);
         }
-        let fd = self.root.look_up(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+        let fd = self
+            .root
+            .look_up(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
         let mut value = [0u8; 1];
         match fs::fgetxattr(&fd, OPAQUE_XATTR, &mut value) {
             Ok(1) => Ok(value[0] == b'y'),
@@ -58,7 +63,8 @@ impl LayerView {
     fn find(&mut self, path: &EntryPath) -> Result<Found, Errno> {
         let mut here = EntryPath::root();
         let mut opaque = self.is_opaque(&here)?;
-        for component in path.components() {
+        let mut components = path.components();
+        while let Some(component) = components.next() {
             here = here.join(component);
             match self.root.stat(&here)? {
                 Some(stat) if is_whiteout(&stat) => return Ok(Found::Nothing),
@@ -68,8 +74,14 @@ impl LayerView {
                 }
                 // Something else in the place of a parent hides everything.
                 Some(_) => return Ok(Found::Nothing),
-                None if opaque || self.side.gone.contains(&here) => return Ok(Found::Nothing),
-                None => return Ok(Found::Below),
+                None => {
+                    let mut gone = opaque || self.side.gone.contains(&here);
+                    for component in components {
+                        here = here.join(component);
+                        gone |= self.side.gone.contains(&here);
+                    }
+                    return Ok(if gone { Found::Nothing } else { Found::Below });
+                }
             }
         }
         fs::fstat(self.root.as_fd()).map(Found::Here)

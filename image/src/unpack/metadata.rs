@@ -19,18 +19,32 @@ pub(super) struct Attributes<'a> {
 
 impl<'a> Attributes<'a> {
     pub(super) fn of(entry: &'a Entry) -> Self {
-        Self { uid: entry.uid, gid: entry.gid, mode: entry.mode, xattrs: &entry.xattrs }
+        Self {
+            uid: entry.uid,
+            gid: entry.gid,
+            mode: entry.mode,
+            xattrs: &entry.xattrs,
+        }
     }
 
     /// What a directory gets that nobody described.
     pub(super) fn plain_directory() -> Self {
-        Self { uid: 0, gid: 0, mode: 0o755, xattrs: &[] }
+        Self {
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+            xattrs: &[],
+        }
     }
 }
 
 /// Owner first: changing it clears set-id bits and `security.capability`.
 pub(super) fn apply(fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> Result<(), Errno> {
-    fs::fchown(fd, Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)))?;
+    fs::fchown(
+        fd,
+        Some(Uid::from_raw(attributes.uid)),
+        Some(Gid::from_raw(attributes.gid)),
+    )?;
     fs::fchmod(fd, Mode::from_raw_mode(attributes.mode))?;
     for (name, value) in attributes.xattrs {
         set_xattr(fd, name, value)?;
@@ -57,8 +71,14 @@ pub(super) fn apply_to_node(parent: BorrowedFd<'_>, name: &OsStr, entry: &Entry)
 }
 
 fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanos.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 /// Whether an image may bring this attribute. `trusted.overlay.*` and `user.overlay.*` steer
@@ -87,7 +107,15 @@ pub(crate) fn copy_metadata(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<
     let stat = fs::fstat(from)?;
     let xattrs = read_xattrs(from)?;
     let mode = stat.st_mode & 0o7777;
-    apply(to, &Attributes { uid: stat.st_uid, gid: stat.st_gid, mode, xattrs: &xattrs })?;
+    apply(
+        to,
+        &Attributes {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode,
+            xattrs: &xattrs,
+        },
+    )?;
     Ok(stat)
 }
 
@@ -117,7 +145,12 @@ pub(crate) fn copy_node(
 ) -> Result<(), Errno> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {
-            let source = fs::openat(from, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            let source = fs::openat(
+                from,
+                name,
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let copy = fs::openat(to, to_name, flags, Mode::RUSR | Mode::WUSR)?;
             copy_contents(source.as_fd(), copy.as_fd(), stat.st_size.cast_unsigned())?;
@@ -135,16 +168,27 @@ pub(crate) fn copy_node(
     let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
     fs::chownat(to, to_name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-        fs::chmodat(to, to_name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
+        fs::chmodat(
+            to,
+            to_name,
+            Mode::from_raw_mode(stat.st_mode & 0o7777),
+            AtFlags::empty(),
+        )?;
     }
     fs::utimensat(to, to_name, &times_of(stat), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// The times of a file, to be set on a copy.
 pub(crate) fn times_of(stat: &Stat) -> Timestamps {
-    let nanos = |nanos| Timespec { tv_sec: stat.st_mtime, tv_nsec: nanos };
+    let nanos = |nanos| Timespec {
+        tv_sec: stat.st_mtime,
+        tv_nsec: nanos,
+    };
     let time = nanos(stat.st_mtime_nsec.cast_signed());
-    Timestamps { last_access: time, last_modification: time }
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 /// Shares the blocks where the file system can, copies inside the kernel otherwise; holes stay

@@ -37,11 +37,11 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+pub(crate) use self::metadata::{copy_metadata, copy_node, times_of};
 pub use self::path::{EntryPath, PathProblem};
 use self::recipe::RecipeWriter;
 use self::root::Root;
 pub use self::tar::TarError;
-pub(crate) use self::metadata::{copy_metadata, copy_node};
 
 /// What a layer may cost.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +58,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 4_000_000, bytes: 128 << 30, ratio: 2000, headroom: 64 << 20 }
+        Self {
+            entries: 4_000_000,
+            bytes: 128 << 30,
+            ratio: 2000,
+            headroom: 64 << 20,
+        }
     }
 }
 

@@ -62,7 +62,11 @@ impl EntryPath {
             }
             clean.extend_from_slice(component);
         }
-        if depth > DEEPEST { Err(PathProblem::TooLong) } else { Ok(Self(clean)) }
+        if depth > DEEPEST {
+            Err(PathProblem::TooLong)
+        } else {
+            Ok(Self(clean))
+        }
     }
 
     /// The root of the layer.
@@ -98,7 +102,10 @@ impl EntryPath {
 
     /// The components from the top.
     pub fn components(&self) -> impl Iterator<Item = &OsStr> {
-        self.0.split(|b| *b == b'/').filter(|component| !component.is_empty()).map(OsStr::from_bytes)
+        self.0
+            .split(|b| *b == b'/')
+            .filter(|component| !component.is_empty())
+            .map(OsStr::from_bytes)
     }
 
     /// This path and one more component, which must be clean.

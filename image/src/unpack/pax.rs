@@ -51,7 +51,11 @@ impl Overrides {
             && global.gid.is_none()
             && global.xattrs.is_empty()
             && global.sparse.is_none();
-        if harmless { Ok(()) } else { Err(TarError::GlobalOverride) }
+        if harmless {
+            Ok(())
+        } else {
+            Err(TarError::GlobalOverride)
+        }
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
@@ -96,25 +100,39 @@ impl Overrides {
 
 /// Splits off one record.
 fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarError> {
-    let space = bytes.iter().take(20).position(|b| *b == b' ').ok_or(TarError::Pax)?;
+    let space = bytes
+        .iter()
+        .take(20)
+        .position(|b| *b == b' ')
+        .ok_or(TarError::Pax)?;
     let length = usize::try_from(decimal(&bytes[..space])?).map_err(|_| TarError::Pax)?;
     if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
         return Err(TarError::Pax);
     }
     let pair = &bytes[space + 1..length - 1];
-    let equals = pair.iter().position(|b| *b == b'=').filter(|at| *at > 0).ok_or(TarError::Pax)?;
+    let equals = pair
+        .iter()
+        .position(|b| *b == b'=')
+        .filter(|at| *at > 0)
+        .ok_or(TarError::Pax)?;
     Ok((&pair[..equals], &pair[equals + 1..], &bytes[length..]))
 }
 
 fn name(value: &[u8]) -> Result<Vec<u8>, TarError> {
-    if value.is_empty() || value.contains(&0) { Err(TarError::Pax) } else { Ok(value.to_vec()) }
+    if value.is_empty() || value.contains(&0) {
+        Err(TarError::Pax)
+    } else {
+        Ok(value.to_vec())
+    }
 }
 
 pub(super) fn decimal(digits: &[u8]) -> Result<u64, TarError> {
     if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
         return Err(TarError::Pax);
     }
-    Ok(digits.iter().fold(0, |value, digit| value * 10 + u64::from(digit - b'0')))
+    Ok(digits
+        .iter()
+        .fold(0, |value, digit| value * 10 + u64::from(digit - b'0')))
 }
 
 fn id(value: &[u8], field: &'static str) -> Result<u32, TarError> {
@@ -135,7 +153,9 @@ fn time(value: &[u8]) -> Result<(i64, u32), TarError> {
         return Err(TarError::Pax);
     }
     let seconds = i64::try_from(decimal(seconds)?).map_err(|_| TarError::Pax)?;
-    let nanos = (0..9).fold(0, |nanos, at| nanos * 10 + fraction.get(at).map_or(0, |d| u32::from(d - b'0')));
+    let nanos = (0..9).fold(0, |nanos, at| {
+        nanos * 10 + fraction.get(at).map_or(0, |d| u32::from(d - b'0'))
+    });
     Ok(match (negative, nanos) {
         (false, _) => (seconds, nanos),
         (true, 0) => (-seconds, 0),
@@ -149,7 +169,8 @@ mod tests {
 
     #[test]
     fn reads_records() {
-        let parsed = Overrides::parse(b"12 path=a/b\n18 mtime=-1.250000\n27 SCHILY.xattr.user.a=b=c\n").unwrap();
+        let parsed =
+            Overrides::parse(b"12 path=a/b\n18 mtime=-1.250000\n27 SCHILY.xattr.user.a=b=c\n").unwrap();
         assert_eq!(parsed.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(parsed.mtime, Some((-2, 750_000_000)));
         assert_eq!(parsed.xattrs, [(b"user.a".to_vec(), b"b=c".to_vec())]);
@@ -176,6 +197,9 @@ mod tests {
     fn global_headers_may_only_remark() {
         assert!(Overrides::check_global(b"14 comment=git\n").is_err());
         assert!(Overrides::check_global(b"15 comment=git\n").is_ok());
-        assert!(matches!(Overrides::check_global(b"12 path=a/b\n"), Err(TarError::GlobalOverride)));
+        assert!(matches!(
+            Overrides::check_global(b"12 path=a/b\n"),
+            Err(TarError::GlobalOverride)
+        ));
     }
 }

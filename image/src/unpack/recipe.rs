@@ -14,11 +14,11 @@
 //! A file that a later entry of the same archive replaced cannot be replayed; the digest tells.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 use super::path::EntryPath;
 use super::root::Root;
@@ -41,7 +41,9 @@ pub struct RecipeWriter {
 
 impl std::fmt::Debug for RecipeWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RecipeWriter").field("written", &self.written).finish_non_exhaustive()
+        f.debug_struct("RecipeWriter")
+            .field("written", &self.written)
+            .finish_non_exhaustive()
     }
 }
 
@@ -52,13 +54,12 @@ impl RecipeWriter {
     /// The file cannot be made.
     pub fn create(path: &Path) -> io::Result<Self> {
         let output = zstd::Encoder::new(BufWriter::new(File::create_new(path)?), 1)?;
-        Ok(Self { output: Some(output), pending: Vec::new(), written: 0, failure: None })
-    }
-
-    /// Keeps nothing: the layer cannot be exported.
-    #[must_use]
-    pub fn none() -> Self {
-        Self { output: None, pending: Vec::new(), written: 0, failure: None }
+        Ok(Self {
+            output: Some(output),
+            pending: Vec::new(),
+            written: 0,
+            failure: None,
+        })
     }
 
     /// The next payload of the archive went to this file.
@@ -132,56 +133,112 @@ impl Structure for RecipeWriter {
     }
 }
 
+/// The size of the tar that a recipe makes.
+///
+/// # Errors
+/// A missing or damaged recipe.
+pub fn size(recipe: &Path) -> io::Result<u64> {
+    let mut reader = RecipeReader::open(recipe)?;
+    let mut size = 0;
+    while let Some(step) = reader.step()? {
+        size += match step {
+            Step::Structure(length) => {
+                copy_exactly(&mut reader.input, length, &mut io::sink())?;
+                length
+            }
+            Step::Content { segments, .. } => segments.iter().map(|segment| segment.length).sum(),
+        };
+    }
+    Ok(size)
+}
+
 /// Writes the tar of the layer in `tree` to `output`.
 ///
 /// # Errors
 /// A missing or damaged recipe or file. That the bytes are the right ones, only their digest
 /// tells.
 pub fn replay(recipe: &Path, tree: &Path, output: &mut impl Write) -> io::Result<()> {
-    let mut input = BufReader::new(zstd::Decoder::new(File::open(recipe)?)?);
+    let mut reader = RecipeReader::open(recipe)?;
     let mut root = Root::open(tree)?;
-    let mut kind = [0];
-    while input.read(&mut kind)? == 1 {
-        let length = read_varint(&mut input)?;
-        match kind[0] {
-            STRUCTURE => copy_exactly(&mut input, length, output)?,
-            CONTENT => replay_file(&mut input, length, &mut root, output)?,
-            _ => return Err(io::ErrorKind::InvalidData.into()),
+    while let Some(step) = reader.step()? {
+        match step {
+            Step::Structure(length) => copy_exactly(&mut reader.input, length, output)?,
+            Step::Content { path, segments } => {
+                let mut file = &open_file(&mut root, &path)?;
+                for segment in segments {
+                    file.seek(io::SeekFrom::Start(segment.offset))?;
+                    copy_exactly(&mut file, segment.length, output)?;
+                }
+            }
         }
     }
     Ok(())
 }
 
-fn replay_file(
-    input: &mut impl Read,
-    path_length: u64,
-    root: &mut Root,
-    output: &mut impl Write,
-) -> io::Result<()> {
-    let mut path = Vec::new();
-    input.take(path_length).read_to_end(&mut path)?;
-    let path = EntryPath::parse(&path).map_err(|_| io::ErrorKind::InvalidData)?;
+/// The parent may be a symlink, as it was when the file was written; the file may not.
+fn open_file(root: &mut Root, path: &EntryPath) -> io::Result<File> {
     let (parent, name) = path.split().ok_or(io::ErrorKind::InvalidData)?;
-    // The parent may be a symlink, as it was when the file was written; the file may not.
     let parent = root.directory(&parent)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(parent.as_fd(), name, flags, rustix::fs::Mode::empty())?;
-    if !File::from(file.try_clone()?).metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidData.into());
+    let file = File::from(rustix::fs::openat(parent.as_fd(), name, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
     }
-    let file = File::from(file);
-    for _ in 0..read_varint(input)? {
-        let (offset, length) = (read_varint(input)?, read_varint(input)?);
-        let mut at = &file;
-        io::Seek::seek(&mut at, io::SeekFrom::Start(offset))?;
-        copy_exactly(&mut at, length, output)?;
+}
+
+enum Step {
+    /// So many bytes follow in the reader.
+    Structure(u64),
+    Content {
+        path: EntryPath,
+        segments: Vec<Segment>,
+    },
+}
+
+struct RecipeReader {
+    input: BufReader<zstd::Decoder<'static, BufReader<File>>>,
+}
+
+impl RecipeReader {
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            input: BufReader::with_capacity(CHUNK, zstd::Decoder::new(File::open(path)?)?),
+        })
     }
-    Ok(())
+
+    fn step(&mut self) -> io::Result<Option<Step>> {
+        let mut kind = [0];
+        if self.input.read(&mut kind)? == 0 {
+            return Ok(None);
+        }
+        let length = read_varint(&mut self.input)?;
+        match kind[0] {
+            STRUCTURE => Ok(Some(Step::Structure(length))),
+            CONTENT => {
+                let mut path = Vec::new();
+                (&mut self.input).take(length).read_to_end(&mut path)?;
+                let path = EntryPath::parse(&path).map_err(|_| io::ErrorKind::InvalidData)?;
+                let mut segments = Vec::new();
+                for _ in 0..read_varint(&mut self.input)? {
+                    let (offset, length) = (read_varint(&mut self.input)?, read_varint(&mut self.input)?);
+                    segments.push(Segment { offset, length });
+                }
+                Ok(Some(Step::Content { path, segments }))
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
 }
 
 fn copy_exactly(from: &mut impl Read, length: u64, to: &mut impl Write) -> io::Result<()> {
     let copied = io::copy(&mut from.take(length), to)?;
-    if copied == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if copied == length {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
 }
 
 /// LEB128.

@@ -68,7 +68,10 @@ impl Root {
         let mut rest = bytes;
         let mut base: Option<OwnedFd> = None;
         while rest.len() > LONGEST_LOOKUP {
-            let cut = rest[..LONGEST_LOOKUP].iter().rposition(|b| *b == b'/').ok_or(Errno::NAMETOOLONG)?;
+            let cut = rest[..LONGEST_LOOKUP]
+                .iter()
+                .rposition(|b| *b == b'/')
+                .ok_or(Errno::NAMETOOLONG)?;
             let from = base.as_ref().unwrap_or(&self.fd);
             base = Some(beneath(from.as_fd(), &rest[..cut], directory())?);
             rest = &rest[cut + 1..];
@@ -81,7 +84,9 @@ impl Root {
     /// # Errors
     /// The kernel's, except for "there is nothing".
     pub fn stat(&mut self, path: &EntryPath) -> Result<Option<Stat>, Errno> {
-        let Some((parent, name)) = path.split() else { return fs::fstat(&self.fd).map(Some) };
+        let Some((parent, name)) = path.split() else {
+            return fs::fstat(&self.fd).map(Some);
+        };
         match self.directory(&parent) {
             Ok(parent) => stat_at(parent.as_fd(), name),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -129,7 +134,13 @@ fn in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, 
     // With `..` in a symlink the kernel answers EAGAIN when anything on the machine was renamed
     // meanwhile; it asks to be asked again.
     loop {
-        match fs::openat2(root, OsStr::from_bytes(path), flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        match fs::openat2(
+            root,
+            OsStr::from_bytes(path),
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        ) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
         }
@@ -138,5 +149,11 @@ fn in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, 
 
 fn beneath(base: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    fs::openat2(base, OsStr::from_bytes(path), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    fs::openat2(
+        base,
+        OsStr::from_bytes(path),
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
 }

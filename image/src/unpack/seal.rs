@@ -73,7 +73,10 @@ impl Unsealed {
                     self.whiteout_device(path)?;
                 }
                 for path in &left.opaque {
-                    let fd = self.root.directory(path).map_err(refused(path, "open the opaque directory"))?;
+                    let fd = self
+                        .root
+                        .directory(path)
+                        .map_err(refused(path, "open the opaque directory"))?;
                     fs::fsetxattr(&fd, OPAQUE_XATTR, b"y", XattrFlags::empty())
                         .map_err(refused(path, "mark as opaque"))?;
                 }
@@ -83,9 +86,14 @@ impl Unsealed {
     }
 
     fn whiteout_device(&mut self, path: &EntryPath) -> Result<(), UnpackError> {
-        let Some((parent, name)) = path.split() else { return Ok(()) };
+        let Some((parent, name)) = path.split() else {
+            return Ok(());
+        };
         self.make_parents(&parent)?;
-        let parent = self.root.directory(&parent).map_err(refused(path, "open the parent directory"))?;
+        let parent = self
+            .root
+            .directory(&parent)
+            .map_err(refused(path, "open the parent directory"))?;
         match stat_at(parent.as_fd(), name).map_err(refused(path, "look up"))? {
             Some(_) => Ok(()),
             None => {
@@ -98,7 +106,10 @@ impl Unsealed {
 
     fn make_parents(&mut self, path: &EntryPath) -> Result<(), UnpackError> {
         let mut here = EntryPath::root();
-        let mut fd = self.root.directory(&here).map_err(refused(path, "open the root"))?;
+        let mut fd = self
+            .root
+            .directory(&here)
+            .map_err(refused(path, "open the root"))?;
         for name in path.components() {
             let below = here.join(name);
             fd = match self.root.directory(&below) {
@@ -137,16 +148,22 @@ impl Unsealed {
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
                 return Err(UnpackError::LinkTarget { path, target });
             }
-            let to = self.root.directory(&parent).map_err(step("open the parent directory"))?;
+            let to = self
+                .root
+                .directory(&parent)
+                .map_err(step("open the parent directory"))?;
             let from = match index {
                 None => self.root.directory(&target_parent),
                 Some(index) => below[index].root().directory(&target_parent),
             };
             let from = from.map_err(step("open the target's directory"))?;
             match index {
-                None => fs::linkat(&from, target_name, &to, name, fs::AtFlags::empty()).map_err(step("link"))?,
+                None => {
+                    fs::linkat(&from, target_name, &to, name, fs::AtFlags::empty()).map_err(step("link"))?
+                }
                 Some(_) => {
-                    copy_node(from.as_fd(), target_name, &stat, to.as_fd(), name).map_err(step("copy the target"))?;
+                    copy_node(from.as_fd(), target_name, &stat, to.as_fd(), name)
+                        .map_err(step("copy the target"))?;
                     self.usage.inodes += 1;
                     self.usage.bytes += stat.st_size.cast_unsigned().next_multiple_of(4096);
                 }
@@ -168,7 +185,11 @@ impl Unsealed {
             let found = inherit::find(below, &path).map_err(step("look below"))?;
             let inherited = match found {
                 Some((index, stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                    let fd = below[index].root().look_up(&path, flags).map(Arc::new).map_err(step("look below"))?;
+                    let fd = below[index]
+                        .root()
+                        .look_up(&path, flags)
+                        .map(Arc::new)
+                        .map_err(step("look below"))?;
                     Some((fd, stat))
                 }
                 _ => None,
@@ -181,7 +202,8 @@ impl Unsealed {
                 }
                 // Nobody described it anywhere: the same on every machine.
                 None => {
-                    metadata::apply(own.as_fd(), &Attributes::plain_directory()).map_err(step("set attributes"))?;
+                    metadata::apply(own.as_fd(), &Attributes::plain_directory())
+                        .map_err(step("set attributes"))?;
                     self.times.push((path.clone(), (0, 0)));
                 }
             }
@@ -191,5 +213,9 @@ impl Unsealed {
 }
 
 fn refused<'a>(path: &'a EntryPath, step: &'static str) -> impl Fn(Errno) -> UnpackError + Copy + 'a {
-    move |errno| UnpackError::Step { path: path.clone(), step, errno }
+    move |errno| UnpackError::Step {
+        path: path.clone(),
+        step,
+        errno,
+    }
 }

@@ -142,7 +142,13 @@ struct Extensions {
 impl<R: BufRead, S: Structure> TarReader<R, S> {
     /// Starts reading.
     pub fn new(source: R, structure: S) -> Self {
-        Self { source, structure, payload: 0, padding: 0, position: 0 }
+        Self {
+            source,
+            structure,
+            payload: 0,
+            padding: 0,
+            position: 0,
+        }
     }
 
     /// Bytes of the stream read so far; after [`TarReader::next_entry`], where its payload starts.
@@ -160,8 +166,13 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
         loop {
             self.skip_rest()?;
             let Some(block) = self.header_block()? else {
-                let dangling = extensions.pax.is_some() || extensions.name.is_some() || extensions.link.is_some();
-                return if dangling { Err(TarError::Contradiction) } else { Ok(None) };
+                let dangling =
+                    extensions.pax.is_some() || extensions.name.is_some() || extensions.link.is_some();
+                return if dangling {
+                    Err(TarError::Contradiction)
+                } else {
+                    Ok(None)
+                };
             };
             let header = Header::parse(&block)?;
             match header.kind() {
@@ -187,7 +198,9 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
         if available.is_empty() {
             return Err(TarError::Truncated);
         }
-        let take = available.len().min(usize::try_from(self.payload).unwrap_or(usize::MAX));
+        let take = available
+            .len()
+            .min(usize::try_from(self.payload).unwrap_or(usize::MAX));
         Ok(&available[..take])
     }
 
@@ -238,10 +251,12 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
 
     /// Reads structure.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TarError> {
-        self.source.read_exact(buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => TarError::Truncated,
-            _ => TarError::Read(error),
-        })?;
+        self.source
+            .read_exact(buffer)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => TarError::Truncated,
+                _ => TarError::Read(error),
+            })?;
         self.position += buffer.len() as u64;
         self.structure.structure(buffer);
         Ok(())
@@ -276,21 +291,34 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
 
     fn entry(&mut self, header: &Header<'_>, extensions: Extensions) -> Result<Entry, TarError> {
         let pax = extensions.pax.unwrap_or_default();
-        if pax.path.is_some() && extensions.name.is_some() || pax.link.is_some() && extensions.link.is_some() {
+        if pax.path.is_some() && extensions.name.is_some() || pax.link.is_some() && extensions.link.is_some()
+        {
             return Err(TarError::Contradiction);
         }
         let sparse_name = pax.sparse.as_ref().and_then(|sparse| sparse.name.clone());
-        let path = sparse_name.or(pax.path.clone()).or(extensions.name).unwrap_or_else(|| header.name());
-        let link = || pax.link.clone().or(extensions.link).unwrap_or_else(|| header.link());
+        let path = sparse_name
+            .or(pax.path.clone())
+            .or(extensions.name)
+            .unwrap_or_else(|| header.name());
+        let link = || {
+            pax.link
+                .clone()
+                .or(extensions.link)
+                .unwrap_or_else(|| header.link())
+        };
         let kind = match header.kind() {
             b'\0' if path.ends_with(b"/") => Kind::Directory,
             b'0' | b'7' if path.ends_with(b"/") => return Err(TarError::FileNamedAsDirectory),
             // A PAX size always wins: a reader that took the other would see other entries.
-            b'\0' | b'0' | b'7' => self.file(pax.size.map_or_else(|| header.size(), Ok)?, pax.sparse.as_ref())?,
+            b'\0' | b'0' | b'7' => {
+                self.file(pax.size.map_or_else(|| header.size(), Ok)?, pax.sparse.as_ref())?
+            }
             b'S' => self.gnu_sparse(header, pax.size)?,
             b'1' => Kind::HardLink(link()),
             b'2' => Kind::Symlink(link()),
-            b'3' => header.device().map(|(major, minor)| Kind::Character(major, minor))?,
+            b'3' => header
+                .device()
+                .map(|(major, minor)| Kind::Character(major, minor))?,
             b'4' => header.device().map(|(major, minor)| Kind::Block(major, minor))?,
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
@@ -313,15 +341,28 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
     fn file(&mut self, stored: u64, sparse: Option<&pax::Sparse>) -> Result<Kind, TarError> {
         self.expect_payload(stored);
         let Some(sparse) = sparse else {
-            return Ok(Kind::File { size: stored, segments: vec![Segment { offset: 0, length: stored }] });
+            return Ok(Kind::File {
+                size: stored,
+                segments: vec![Segment {
+                    offset: 0,
+                    length: stored,
+                }],
+            });
         };
-        let numbers = if sparse.map_in_data { self.sparse_map_in_data()? } else { sparse.numbers.clone() };
+        let numbers = if sparse.map_in_data {
+            self.sparse_map_in_data()?
+        } else {
+            sparse.numbers.clone()
+        };
         let size = sparse.real_size.ok_or(TarError::SparseMap)?;
         if numbers.len() % 2 != 0 {
             return Err(TarError::SparseMap);
         }
         let pairs = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
-        Ok(Kind::File { size, segments: check_map(pairs, size, self.payload)? })
+        Ok(Kind::File {
+            size,
+            segments: check_map(pairs, size, self.payload)?,
+        })
     }
 
     fn gnu_sparse(&mut self, header: &Header<'_>, pax_size: Option<u64>) -> Result<Kind, TarError> {
@@ -336,7 +377,10 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
             }
         }
         self.expect_payload(stored);
-        Ok(Kind::File { size, segments: check_map(pairs, size, stored)? })
+        Ok(Kind::File {
+            size,
+            segments: check_map(pairs, size, stored)?,
+        })
     }
 
     /// PAX sparse 1.0: decimal numbers, one per line, padded to a block, before the data.
@@ -345,7 +389,10 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
         let mut line = Vec::new();
         let mut wanted: Option<usize> = None;
         while wanted.is_none_or(|wanted| numbers.len() < wanted) {
-            self.payload = self.payload.checked_sub(BLOCK as u64).ok_or(TarError::SparseMap)?;
+            self.payload = self
+                .payload
+                .checked_sub(BLOCK as u64)
+                .ok_or(TarError::SparseMap)?;
             for byte in self.block()? {
                 match (byte, wanted) {
                     (_, Some(wanted)) if numbers.len() == wanted => break,
@@ -380,14 +427,22 @@ fn padding_of(size: u64) -> u64 {
 }
 
 fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), TarError> {
-    if slot.replace(value).is_some() { Err(TarError::Contradiction) } else { Ok(()) }
+    if slot.replace(value).is_some() {
+        Err(TarError::Contradiction)
+    } else {
+        Ok(())
+    }
 }
 
 fn long_name(mut bytes: Vec<u8>) -> Result<Vec<u8>, TarError> {
     if bytes.last() == Some(&0) {
         bytes.pop();
     }
-    if bytes.is_empty() || bytes.contains(&0) { Err(TarError::Contradiction) } else { Ok(bytes) }
+    if bytes.is_empty() || bytes.contains(&0) {
+        Err(TarError::Contradiction)
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// In order, without overlap, inside the file, and as long as the data.
@@ -401,11 +456,18 @@ fn check_map(pairs: Vec<(u64, u64)>, size: u64, stored: u64) -> Result<Vec<Segme
         if offset < end {
             return Err(TarError::SparseMap);
         }
-        end = offset.checked_add(length).filter(|end| *end <= size).ok_or(TarError::SparseMap)?;
+        end = offset
+            .checked_add(length)
+            .filter(|end| *end <= size)
+            .ok_or(TarError::SparseMap)?;
         total += length;
         if length > 0 {
             segments.push(Segment { offset, length });
         }
     }
-    if total == stored { Ok(segments) } else { Err(TarError::SparseMap) }
+    if total == stored {
+        Ok(segments)
+    } else {
+        Err(TarError::SparseMap)
+    }
 }

@@ -47,12 +47,24 @@ pub(super) enum Marker {
 impl Marker {
     /// `None` for an ordinary name.
     pub(super) fn of(path: &EntryPath) -> Result<Option<Self>, PathProblem> {
-        let Some((parent, name)) = path.split() else { return Ok(None) };
-        if path.components().any(|component| component.as_bytes().starts_with(META_PREFIX)) {
+        let Some((parent, name)) = path.split() else {
+            return Ok(None);
+        };
+        if path
+            .components()
+            .any(|component| component.as_bytes().starts_with(META_PREFIX))
+        {
             let opaque = name.as_bytes() == OPAQUE;
-            return Ok(Some(if opaque { Self::Opaque(parent) } else { Self::Ignored }));
+            return Ok(Some(if opaque {
+                Self::Opaque(parent)
+            } else {
+                Self::Ignored
+            }));
         }
-        if parent.components().any(|component| component.as_bytes().starts_with(PREFIX)) {
+        if parent
+            .components()
+            .any(|component| component.as_bytes().starts_with(PREFIX))
+        {
             return Err(PathProblem::Whiteout);
         }
         match name.as_bytes().strip_prefix(PREFIX) {

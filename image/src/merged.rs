@@ -1,0 +1,235 @@
+//! Reading a file of an image as overlayfs would show it, without mounting anything.
+//!
+//! ```text
+//!   top    etc/passwd ✗ (whiteout)      ┐  the first layer that says something of a name decides:
+//!          etc/       (opaque)          ├─ a file is found, a whiteout hides what is below,
+//!   bottom etc/passwd                   ┘  an opaque directory hides what is below it
+//! ```
+//!
+//! Names come from an attacker: each component is opened beneath its layer without following links;
+//! links are followed here, by text, never leaving the root; only regular files are read, and only up to
+//! a bound.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, getxattr, open, openat2, readlinkat};
+use rustix::io::Errno;
+
+/// As many links as the kernel follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// What the merged layers hold under a name.
+enum Found {
+    Nothing,
+    Entry(OwnedFd, Stat),
+}
+
+/// Reads a regular file; `None` when there is none of that name.
+///
+/// `layers` are directories in overlayfs's format, top first.
+///
+/// # Errors
+/// `ELOOP` for too many links, `EFBIG` for a file of more than `limit` bytes, `EINVAL` for what is no
+/// regular file, and the system's refusals.
+pub fn read_file(layers: &[PathBuf], path: &Path, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
+    let layers = layers.iter().map(|layer| open_layer(layer)).collect::<Result<Vec<_>, _>>()?;
+    let Some((fd, stat)) = resolve(&layers, path)? else { return Ok(None) };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Errno::INVAL.into());
+    }
+    // An O_PATH descriptor is opened anew for reading; it is a regular file, so this cannot block.
+    let file = open(proc_path(&fd), OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    let mut content = Vec::new();
+    let bound = u64::try_from(limit).unwrap_or(u64::MAX);
+    File::from(file).take(bound.saturating_add(1)).read_to_end(&mut content)?;
+    if content.len() > limit { Err(Errno::FBIG.into()) } else { Ok(Some(content)) }
+}
+
+fn proc_path(fd: &OwnedFd) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn open_layer(path: &Path) -> rustix::io::Result<OwnedFd> {
+    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn resolve(layers: &[OwnedFd], path: &Path) -> rustix::io::Result<Option<(OwnedFd, Stat)>> {
+    let mut pending: VecDeque<OsString> = names(path);
+    let mut done: Vec<OsString> = Vec::new();
+    let mut links = 0;
+    let mut last = None;
+    while let Some(name) = pending.pop_front() {
+        if name == ".." {
+            done.pop();
+            continue;
+        }
+        done.push(name);
+        let Found::Entry(fd, stat) = look_up(layers, &done)? else { return Ok(None) };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            last = Some((fd, stat));
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(Errno::LOOP);
+        }
+        let target = readlinkat(&fd, "", Vec::new())?;
+        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+        done.pop();
+        if target.is_absolute() {
+            done.clear();
+        }
+        for name in names(&target).into_iter().rev() {
+            pending.push_front(name);
+        }
+    }
+    Ok(last)
+}
+
+/// The names of a path; `..` stays, to be applied where it stands, and never leads above the root.
+fn names(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some(OsString::from("..")),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        })
+        .collect()
+}
+
+/// The topmost layer that says something of the name decides. Its parents are known to be directories.
+fn look_up(layers: &[OwnedFd], names: &[OsString]) -> rustix::io::Result<Found> {
+    let joined: PathBuf = names.iter().collect();
+    for layer in layers {
+        match open_beneath(layer, &joined) {
+            Ok(fd) => {
+                let stat = fstat(&fd)?;
+                return Ok(if is_whiteout(&stat) { Found::Nothing } else { Found::Entry(fd, stat) });
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if hides_below(layer, names)? => {
+                return Ok(Found::Nothing);
+            }
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(Found::Nothing)
+}
+
+fn open_beneath(layer: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    openat2(
+        layer,
+        path,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    )
+}
+
+/// Whether a parent of the name in this layer is an opaque directory, or no directory at all (a
+/// whiteout, or something that replaces the directories below).
+fn hides_below(layer: &OwnedFd, names: &[OsString]) -> rustix::io::Result<bool> {
+    let mut parent = PathBuf::new();
+    for name in names.iter().take(names.len() - 1) {
+        parent.push(name);
+        let fd = match open_beneath(layer, &parent) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(errno),
+        };
+        if FileType::from_raw_mode(fstat(&fd)?.st_mode) != FileType::Directory || is_opaque(&fd) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+fn is_opaque(directory: &OwnedFd) -> bool {
+    let mut value = [0u8; 1];
+    let path = proc_path(directory);
+    matches!(getxattr(path, "trusted.overlay.opaque", &mut value), Ok(1)) && value == *b"y"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, XattrFlags, mknodat, setxattr};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    struct Layers {
+        _directory: tempfile::TempDir,
+        paths: Vec<PathBuf>,
+    }
+
+    fn layers(count: usize) -> Layers {
+        let directory = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = (0..count).map(|i| directory.path().join(i.to_string())).collect();
+        for path in &paths {
+            fs::create_dir_all(path.join("etc")).unwrap();
+        }
+        Layers { _directory: directory, paths }
+    }
+
+    fn read(layers: &Layers, path: &str) -> std::io::Result<Option<Vec<u8>>> {
+        read_file(&layers.paths, Path::new(path), 16)
+    }
+
+    #[test]
+    fn the_topmost_layer_decides() {
+        let layers = layers(3);
+        fs::write(layers.paths[2].join("etc/passwd"), "bottom").unwrap();
+        assert_eq!(read(&layers, "/etc/passwd").unwrap().unwrap(), b"bottom");
+        fs::write(layers.paths[1].join("etc/passwd"), "middle").unwrap();
+        assert_eq!(read(&layers, "/etc/passwd").unwrap().unwrap(), b"middle");
+        let whiteout = layers.paths[0].join("etc/passwd");
+        mknodat(CWD, &whiteout, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+        assert_eq!(read(&layers, "/etc/passwd").unwrap(), None);
+        fs::remove_file(&whiteout).unwrap();
+        setxattr(layers.paths[0].join("etc"), "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+        assert_eq!(read(&layers, "/etc/passwd").unwrap(), None);
+    }
+
+    #[test]
+    fn a_whiteout_of_a_directory_hides_its_files() {
+        let layers = layers(2);
+        fs::write(layers.paths[1].join("etc/group"), "x").unwrap();
+        fs::remove_dir(layers.paths[0].join("etc")).unwrap();
+        mknodat(CWD, layers.paths[0].join("etc"), FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+        assert_eq!(read(&layers, "/etc/group").unwrap(), None);
+    }
+
+    #[test]
+    fn links_stay_inside_across_layers() {
+        let layers = layers(2);
+        fs::create_dir(layers.paths[1].join("real")).unwrap();
+        fs::write(layers.paths[1].join("real/users"), "inside").unwrap();
+        symlink("../../../../real/users", layers.paths[0].join("etc/passwd")).unwrap();
+        assert_eq!(read(&layers, "/etc/passwd").unwrap().unwrap(), b"inside");
+        symlink("/etc/loop", layers.paths[0].join("etc/loop")).unwrap();
+        assert!(read(&layers, "/etc/loop").is_err());
+    }
+
+    #[test]
+    fn only_small_regular_files_are_read() {
+        let layers = layers(1);
+        fs::write(layers.paths[0].join("etc/big"), [b'x'; 17]).unwrap();
+        assert!(read(&layers, "/etc/big").is_err());
+        mknodat(CWD, layers.paths[0].join("etc/fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert!(read(&layers, "/etc/fifo").is_err(), "must not hang either");
+        fs::File::create(layers.paths[0].join("etc/sparse")).unwrap().set_len(4 << 30).unwrap();
+        assert!(read(&layers, "/etc/sparse").is_err());
+        assert_eq!(read(&layers, "/etc/none").unwrap(), None);
+    }
+}
