@@ -131,7 +131,7 @@ impl Cli {
             Command::Serve => serve(settings.load()?),
             Command::Check(shown) => check::run(&settings.load()?, shown.output),
             Command::Config(shown) => print_config(&settings.load()?, shown.output),
-            Command::Demo => block_on(demo::run(&settings.load()?, &settings)),
+            Command::Demo => block_on(demo::run(&settings.load()?)),
             Command::Status(shown) => block_on(status::run(&settings.load()?.socket, shown.output)),
             Command::Image(command) => block_on(image::run(&settings.load()?.socket, command)),
             Command::Version(shown) => version::run(shown.output),
