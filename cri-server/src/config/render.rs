@@ -11,7 +11,7 @@ pub(super) fn toml(raw: &Raw) -> String {
     let (effective, defaults) = (table(raw), table(&Raw::default()));
     let mut text = String::from(
         "# The effective configuration of crisp. What is commented out is the default.\n\
-         # Files: /etc/crisp/config.toml, then /etc/crisp/config.toml.d/*.toml; a later one wins.\n",
+         # Files: /etc/crisp/config.toml, then /etc/crisp/config.toml.d/*.toml; a later one wins.\n\n",
     );
     let mut section = "";
     for (key, about) in KEYS {

@@ -268,3 +268,30 @@ fn durations_are_whole_numbers_with_a_unit() {
         );
     }
 }
+
+#[test]
+fn the_manifests_configure_this_daemon() {
+    let packaged = Config::from_toml(include_str!("../../../manifests/config.toml")).expect("config.toml");
+    assert!(
+        !packaged.network.embedded.enabled,
+        "a cluster's node waits for its network add-on"
+    );
+    let k3s = Config::from_toml(include_str!("../../../manifests/k3s/20-k3s.toml")).expect("20-k3s.toml");
+    assert!(k3s.network.conf_dir.starts_with("/var/lib/rancher"));
+
+    let socket = Config::from_toml("")
+        .expect("defaults")
+        .socket
+        .display()
+        .to_string();
+    for manifest in [
+        include_str!("../../../manifests/systemd/crisp.socket"),
+        include_str!("../../../manifests/crictl.yaml"),
+        include_str!("../../../manifests/kubeadm/kubeadm.yaml"),
+        include_str!("../../../manifests/kubeadm/kubeadm-join.yaml"),
+        include_str!("../../../manifests/kind/cluster.yaml"),
+        include_str!("../../../manifests/k3s/config.yaml"),
+    ] {
+        assert!(manifest.contains(&socket), "{socket} is not in\n{manifest}");
+    }
+}

@@ -36,22 +36,26 @@ struct Ipam {
 
 pub(super) fn findings(host: &Host, network: &Network) -> Vec<Finding> {
     let mut findings = provider(host, network);
-    findings.extend(forwarding(host));
+    let embedded = network.embedded.enabled && conflists(host, network).is_empty();
+    findings.extend([forwarding(host, embedded), bridge_netfilter(host)]);
     findings
+}
+
+/// In the order in which they are chosen.
+fn conflists(host: &Host, network: &Network) -> Vec<String> {
+    let names = host.list(&network.conf_dir).into_iter();
+    let usable = |name: &String| {
+        [".conflist", ".conf", ".json"]
+            .iter()
+            .any(|end| name.ends_with(end))
+            && !name.starts_with('.')
+    };
+    names.filter(usable).collect()
 }
 
 fn provider(host: &Host, network: &Network) -> Vec<Finding> {
     let directory = &network.conf_dir;
-    let conflists: Vec<String> = host
-        .list(directory)
-        .into_iter()
-        .filter(|name| {
-            [".conflist", ".conf", ".json"]
-                .iter()
-                .any(|end| name.ends_with(end))
-                && !name.starts_with('.')
-        })
-        .collect();
+    let conflists = conflists(host, network);
     let Some(first) = conflists.first() else {
         return vec![without_conflist(network)];
     };
@@ -131,29 +135,30 @@ fn listed(directories: &[PathBuf]) -> String {
         .join(", ")
 }
 
-fn forwarding(host: &Host) -> Vec<Finding> {
+fn forwarding(host: &Host, embedded: bool) -> Finding {
     const WHAT: &str = "IPv4 forwarding";
-    const FILE: &str = "/proc/sys/net/ipv4/ip_forward";
-    let on = host.read(FILE).is_ok_and(|value| value == "1");
-    let mut findings = vec![if on {
-        Finding::has(AREA, WHAT, "on")
-    } else {
-        let effect = "pods reach only this node, unless their network turns it on (the embedded one does)";
-        Finding::lacks(AREA, WHAT, "off", effect, "sysctl net.ipv4.ip_forward=1")
-    }];
-    // Only there once br_netfilter is loaded: bridged packets then pass the rules of kube-proxy.
-    if host.exists("/proc/sys/net/bridge") {
-        findings.push(Finding::has(AREA, "bridge netfilter", "loaded"));
-    } else {
-        let effect = "a pod may not reach a Service whose endpoint is on the same bridge";
-        let remedy = "modprobe br_netfilter, if kube-proxy and a bridge network are used";
-        findings.push(Finding::lacks(
-            AREA,
-            "bridge netfilter",
-            "not loaded",
-            effect,
-            remedy,
-        ));
+    match host.read("/proc/sys/net/ipv4/ip_forward").as_deref() {
+        Ok("1") => Finding::has(AREA, WHAT, "on"),
+        _ if embedded => Finding::has(AREA, WHAT, "off; the embedded network turns it on"),
+        _ => {
+            let effect = "pods reach only this node, unless their network turns it on";
+            Finding::lacks(AREA, WHAT, "off", effect, "sysctl net.ipv4.ip_forward=1")
+        }
     }
-    findings
+}
+
+/// Only there once br_netfilter is loaded: bridged packets then pass the rules of kube-proxy.
+fn bridge_netfilter(host: &Host) -> Finding {
+    const WHAT: &str = "bridge netfilter";
+    if host.exists("/proc/sys/net/bridge") {
+        return Finding::has(AREA, WHAT, "loaded");
+    }
+    let effect = "a pod may not reach a Service whose endpoint is on the same bridge";
+    Finding::lacks(
+        AREA,
+        WHAT,
+        "not loaded",
+        effect,
+        "modprobe br_netfilter, if kube-proxy and a bridge network are used",
+    )
 }

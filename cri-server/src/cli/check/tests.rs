@@ -169,7 +169,7 @@ fn network(text: &str) -> crate::config::Network {
 #[test]
 fn without_a_conflist_the_embedded_network_serves_or_the_node_is_not_ready() {
     let files = [
-        ("/proc/sys/net/ipv4/ip_forward", "1"),
+        ("/proc/sys/net/ipv4/ip_forward", "0"),
         ("/proc/sys/net/bridge/bridge-nf-call-iptables", "1"),
     ];
     let invented = Invented::new(&files);
@@ -178,7 +178,10 @@ fn without_a_conflist_the_embedded_network_serves_or_the_node_is_not_ready() {
         Vec::<&str>::new()
     );
     let off = network("[network.embedded]\nenabled = false\n");
-    assert_eq!(lacking(&network::findings(&invented.host, &off)), ["provider"]);
+    assert_eq!(
+        lacking(&network::findings(&invented.host, &off)),
+        ["provider", "IPv4 forwarding"]
+    );
 }
 
 #[test]
