@@ -1,2 +1,7 @@
-//! crisp.
-fn main() {}
+//! The program `crisp`; everything is in the library beside it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cri_server::cli::run()
+}

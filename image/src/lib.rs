@@ -12,6 +12,7 @@ mod export;
 mod import;
 mod layer;
 pub mod manifest;
+pub mod merged;
 pub mod platform;
 mod progress;
 mod pull;

@@ -1,0 +1,164 @@
+//! The daemon's parts, put together once at the start.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cni::Network;
+use oci_spec::runtime::Process;
+use runtime::cgroup::Cgroup;
+use runtime::client::SupervisorBinary;
+use runtime::exit::ExitDirectory;
+use runtime::launch::{
+    ExactStrings, ExecContext, ExecPlan, IpcMode, LaunchContext, LaunchPlan, NetworkMode, PidMode, Sharing,
+};
+
+use crate::config::Config;
+use crate::container::{ContainerName, ContainerRecord};
+use crate::host::Host;
+use crate::ids::{ContainerId, PodId};
+use crate::inflight::{Inflight, Operations};
+use crate::pod::{NamespaceMode, Pod, PodName};
+use crate::registry::Registry;
+use crate::store::Store;
+use crate::{Error, Result};
+
+pub use cgroups::Cgroups;
+
+mod cgroups;
+mod images;
+mod network;
+
+/// Mutating operations under way, by verb and object.
+#[derive(Default)]
+pub struct Verbs {
+    /// RunPodSandbox, by name.
+    pub run_pod: Inflight<PodName, PodId>,
+    /// StopPodSandbox.
+    pub stop_pod: Inflight<PodId, ()>,
+    /// RemovePodSandbox.
+    pub remove_pod: Inflight<PodId, ()>,
+    /// CreateContainer, by pod and name.
+    pub create: Inflight<(PodId, ContainerName), ContainerId>,
+    /// StartContainer.
+    pub start: Inflight<ContainerId, ()>,
+    /// StopContainer.
+    pub stop: Inflight<ContainerId, ()>,
+    /// RemoveContainer.
+    pub remove: Inflight<ContainerId, ()>,
+}
+
+/// Everything that an operation may need.
+pub struct App {
+    /// The effective configuration.
+    pub config: Config,
+    /// Of this boot of the node.
+    pub boot_id: String,
+    /// When the daemon began to serve.
+    pub started: Instant,
+    /// Records of pods and containers.
+    pub store: Store,
+    /// Pods and containers in memory.
+    pub registry: Registry,
+    /// Images and writable layers.
+    pub images: image::Store,
+    /// Pod networks.
+    pub network: Network,
+    /// The control group hierarchies of this host.
+    pub cgroups: Cgroups,
+    /// Pods' files and mounts.
+    pub host: Host,
+    /// Exit records that supervisors write.
+    pub exits: ExitDirectory,
+    /// What every supervisor runs.
+    pub supervisor_binary: SupervisorBinary,
+    /// Mutating operations, for joining.
+    pub inflight: Verbs,
+    /// Operations, for looking at.
+    pub operations: Operations,
+}
+
+impl App {
+    /// Opens all parts.
+    ///
+    /// # Errors
+    /// The first part that cannot be opened, with the reason.
+    pub async fn build(config: Config) -> Result<Arc<Self>> {
+        let exits = config.state_dir.join("exits");
+        let cgroups = Cgroups::detect(&config.cgroup.root)?;
+        Ok(Arc::new(Self {
+            boot_id: runtime::exit::boot_id().map_err(Error::io("read", "/proc/sys/kernel/random/boot_id"))?,
+            started: Instant::now(),
+            store: Store::open(&config.data_dir.join("db/pods.db"))?,
+            registry: Registry::default(),
+            images: image::Store::open(images::store_config(&config)).await?,
+            network: Network::open(network::network_config(&config)?).await?,
+            cgroups,
+            host: Host,
+            exits: ExitDirectory::open(&exits).map_err(Error::io("open", &exits))?,
+            supervisor_binary: SupervisorBinary::load(&config.supervisor.path).map_err(crate::supervisor::Error::from)?,
+            inflight: Verbs::default(),
+            operations: Operations::default(),
+            config,
+        }))
+    }
+
+    /// Where supervisors write exit records.
+    pub fn exits_dir(&self) -> PathBuf {
+        self.config.state_dir.join("exits")
+    }
+
+    /// The launch plan of a container.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] naming the field that cannot be carried out.
+    pub fn launch_plan(&self, pod: &Pod, record: &ContainerRecord, cgroup: &Cgroup) -> Result<LaunchPlan> {
+        let context = LaunchContext {
+            rootfs: self.rootfs(&record.id)?,
+            cgroup,
+            sharing: sharing(pod, record),
+            exact: ExactStrings { args: Some(record.args.clone()), env: Some(record.env.clone()) },
+        };
+        Ok(LaunchPlan::from_spec(&record.spec()?, &context)?)
+    }
+
+    /// The plan of an exec, sealed.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] naming the field that cannot be carried out.
+    pub fn exec_plan(&self, record: &ContainerRecord, process: &Process, args: Vec<Vec<u8>>) -> Result<OwnedFd> {
+        let cgroup = self.cgroups.open(&record.cgroup)?;
+        let context = ExecContext {
+            cgroup: &cgroup,
+            exact: ExactStrings { args: Some(args), env: Some(record.env.clone()) },
+        };
+        let plan = ExecPlan::from_process(process, &context)?;
+        plan.seal().map_err(Error::io("seal", "exec plan"))
+    }
+
+    /// Leaves nothing behind that serves no pod.
+    pub async fn close(&self) {
+        if let Err(error) = self.network.shutdown().await {
+            tracing::warn!(%error, "the embedded network stays");
+        }
+        if self.registry.pods().is_empty() {
+            self.remove_empty_cgroups().await;
+        }
+    }
+}
+
+/// Whose namespaces a container is in; the supervisor has made those of the pod.
+fn sharing(pod: &Pod, record: &ContainerRecord) -> Sharing {
+    let of_pod = &pod.record.config.namespaces;
+    Sharing {
+        network: if of_pod.network == NamespaceMode::Node { NetworkMode::Host } else { NetworkMode::Pod },
+        ipc: if of_pod.ipc == NamespaceMode::Node { IpcMode::Host } else { IpcMode::Pod },
+        pid: match &record.config.security.namespaces.pid {
+            NamespaceMode::Node => PidMode::Host,
+            NamespaceMode::Target(_) => PidMode::Target,
+            NamespaceMode::Pod if pod.init_pid().is_some() => PidMode::Pod,
+            NamespaceMode::Pod | NamespaceMode::Container => PidMode::Container,
+        },
+    }
+}

@@ -1,0 +1,94 @@
+//! The daemon's use of `image`.
+
+use std::path::Path;
+
+use image::registry::RegistryConfig;
+use image::{ErrorKind, Image, Snapshot, SnapshotRoot, StoreConfig};
+use runtime::launch::Rootfs;
+
+use super::App;
+use crate::config::Config;
+use crate::ids::ContainerId;
+use crate::spec::identity::{Databases, MAX_DATABASE};
+use crate::{Error, Result};
+
+pub(super) fn store_config(config: &Config) -> StoreConfig {
+    let (registry, image) = (&config.registry, &config.image);
+    StoreConfig {
+        registry: RegistryConfig {
+            mirrors: registry.mirrors.clone(),
+            insecure: registry.insecure.clone(),
+            hosts_folders: registry.config_dirs.clone(),
+            progress_timeout: image.progress_timeout,
+            ..RegistryConfig::default()
+        },
+        keep_compressed: image.keep_compressed,
+        parallel_layers: image.max_parallel_layers,
+        pinned: image.pinned.clone(),
+        ..StoreConfig::at(&config.data_dir)
+    }
+}
+
+impl App {
+    /// The image that a container names: by id, by a unique prefix of one, or by reference.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it was never pulled, [`Error::Image`] when the name is none.
+    pub fn image(&self, name: &str) -> Result<Image> {
+        self.find_image(name)?.ok_or_else(|| Error::NotFound { kind: "image", name: name.to_owned() })
+    }
+
+    /// As [`App::image`]; `None` when it was never pulled.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when the name is none.
+    pub fn find_image(&self, name: &str) -> Result<Option<Image>> {
+        match self.images.resolve(name) {
+            Ok(image) => Ok(Some(image)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The user databases of an image, read off the async threads from below a container's writable layer.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a database that is no file of bearable size.
+    pub async fn user_databases(&self, snapshot: Snapshot) -> Result<Databases> {
+        let layers = match snapshot.root {
+            SnapshotRoot::Overlay { lower, .. } => lower,
+            SnapshotRoot::Directory(path) => vec![path],
+        };
+        let read = move |path: &str| match image::merged::read_file(&layers, Path::new(path), MAX_DATABASE) {
+            Ok(content) => Ok(content.unwrap_or_default()),
+            Err(error) => Err(Error::invalid(format!("image {path}"), format!("cannot be used: {error}"))),
+        };
+        let both = move || Ok(Databases { passwd: read("/etc/passwd")?, group: read("/etc/group")? });
+        tokio::task::spawn_blocking(both).await.unwrap_or(Err(Error::Crashed))
+    }
+
+    /// The root file system of a container that was created.
+    ///
+    /// # Errors
+    /// [`Error::Image`] when its writable layer is gone.
+    pub fn rootfs(&self, container: &ContainerId) -> Result<Rootfs> {
+        let snapshot = self.images.snapshot(container.as_str())?;
+        let gone = || Error::NotFound { kind: "writable layer of container", name: container.to_string() };
+        Ok(match snapshot.ok_or_else(gone)?.root {
+            SnapshotRoot::Overlay { lower, upper, work } => Rootfs::Overlay { lower, upper, work },
+            SnapshotRoot::Directory(path) => Rootfs::Directory(path),
+        })
+    }
+
+    /// Removes writable layers that no container owns: a daemon that was killed while it made a
+    /// container told nobody of it.
+    ///
+    /// # Errors
+    /// [`Error::Image`] of the first that cannot be removed.
+    pub async fn collect_snapshots(&self, owners: &std::collections::HashSet<String>) -> Result<()> {
+        for orphan in self.images.snapshots().into_iter().filter(|key| !owners.contains(key)) {
+            self.images.remove_snapshot(&orphan).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,527 @@
+//! A container: what was asked for, and the state it is in.
+//!
+//! ```text
+//!   Created ──start──► Running ──exit──► Exited
+//!      └────── failed start (128) ─────────▲
+//! ```
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+use tokio::sync::{Mutex, watch};
+
+use crate::ids::{ContainerId, PodId};
+use crate::pod::Namespaces;
+use crate::time::Nanos;
+use crate::{Error, Result};
+
+/// CPU, memory and the rest of a container's limits, in the units of CRI. Zero means "not set".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Resources {
+    /// CFS period in µs.
+    #[n(0)]
+    pub cpu_period: i64,
+    /// CFS quota in µs per period.
+    #[n(1)]
+    pub cpu_quota: i64,
+    /// Relative weight, 2 to 262144.
+    #[n(2)]
+    pub cpu_shares: i64,
+    /// Bytes.
+    #[n(3)]
+    pub memory_limit: i64,
+    /// −1000 to 1000.
+    #[n(4)]
+    pub oom_score_adj: i64,
+    /// List format, such as `0-3,8`.
+    #[n(5)]
+    pub cpuset_cpus: String,
+    /// List format.
+    #[n(6)]
+    pub cpuset_mems: String,
+    /// Page size (`2MB`) and limit in bytes.
+    #[n(7)]
+    pub hugepages: Vec<(String, u64)>,
+    /// cgroup v2 files and their values.
+    #[n(8)]
+    pub unified: BTreeMap<String, String>,
+    /// Memory plus swap, in bytes.
+    #[n(9)]
+    pub memory_swap_limit: i64,
+}
+
+/// Which processes' mounts follow which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Propagation {
+    /// Neither side sees the other's.
+    #[default]
+    #[n(0)]
+    Private,
+    /// The container sees those of the host.
+    #[n(1)]
+    HostToContainer,
+    /// Both ways.
+    #[n(2)]
+    Bidirectional,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Mount {
+    /// In the container.
+    #[n(0)]
+    pub container_path: String,
+    /// On the node.
+    #[n(1)]
+    pub host_path: String,
+    /// Whether it is read-only.
+    #[n(2)]
+    pub readonly: bool,
+    /// Mount propagation.
+    #[n(3)]
+    pub propagation: Propagation,
+    /// Read-only with everything mounted below it.
+    #[n(4)]
+    pub recursive_read_only: bool,
+}
+
+/// A device of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Device {
+    /// In the container.
+    #[n(0)]
+    pub container_path: String,
+    /// On the node.
+    #[n(1)]
+    pub host_path: String,
+    /// Some of `r`, `w`, `m`.
+    #[n(2)]
+    pub permissions: String,
+}
+
+/// The user that the request names.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum RunAs {
+    /// By number.
+    #[n(0)]
+    Uid(#[n(0)] u32),
+    /// By a name in the image's `/etc/passwd`.
+    #[n(1)]
+    Username(#[n(0)] String),
+}
+
+/// How groups of the request and of the image come together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum GroupsPolicy {
+    /// The request's, and those the image's `/etc/group` gives the user.
+    #[default]
+    #[n(0)]
+    Merge,
+    /// Only the request's.
+    #[n(1)]
+    Strict,
+}
+
+/// Who a container's processes are and what they may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Security {
+    /// Everything is allowed.
+    #[n(0)]
+    pub privileged: bool,
+    /// Capabilities beyond the default set, upper case without `CAP_`; `ALL` is one of them.
+    #[n(1)]
+    pub add_capabilities: Vec<String>,
+    /// Capabilities taken from the default set.
+    #[n(2)]
+    pub drop_capabilities: Vec<String>,
+    /// Capabilities that survive an exec by a user other than root.
+    #[n(3)]
+    pub add_ambient_capabilities: Vec<String>,
+    /// Namespaces.
+    #[n(4)]
+    pub namespaces: Namespaces,
+    /// The user; the image's when unset.
+    #[n(5)]
+    pub user: Option<RunAs>,
+    /// The primary group; the user's when unset.
+    #[n(6)]
+    pub group: Option<u32>,
+    /// Further groups.
+    #[n(7)]
+    pub supplemental_groups: Vec<u32>,
+    /// How they combine with the image's.
+    #[n(8)]
+    pub groups_policy: GroupsPolicy,
+    /// Whether the root file system is read-only.
+    #[n(9)]
+    pub readonly_rootfs: bool,
+    /// No privileges are gained by exec.
+    #[n(10)]
+    pub no_new_privs: bool,
+    /// Paths hidden from the container.
+    #[n(11)]
+    pub masked_paths: Vec<String>,
+    /// Paths that are read-only in the container.
+    #[n(12)]
+    pub readonly_paths: Vec<String>,
+}
+
+/// The name of a container within its pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+#[cbor(map)]
+pub struct ContainerName {
+    /// Its name in the pod spec.
+    #[n(0)]
+    pub name: String,
+    /// How often kubelet has made it before.
+    #[n(1)]
+    pub attempt: u32,
+}
+
+/// A container as requested: immutable once made.
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct ContainerConfig {
+    /// Its name.
+    #[n(0)]
+    pub name: ContainerName,
+    /// The image as kubelet gives it (its id).
+    #[n(1)]
+    pub image: String,
+    /// The image as the user wrote it.
+    #[n(2)]
+    pub user_image: String,
+    /// Replaces the image's entrypoint.
+    #[n(3)]
+    pub command: Vec<String>,
+    /// Replaces the image's command.
+    #[n(4)]
+    pub args: Vec<String>,
+    /// Replaces the image's working directory.
+    #[n(5)]
+    pub working_dir: String,
+    /// Values are bytes: not every environment is text.
+    #[cbor(n(6), with = "crate::store::environment")]
+    pub env: Vec<(String, Vec<u8>)>,
+    /// Volumes.
+    #[n(7)]
+    pub mounts: Vec<Mount>,
+    /// Devices.
+    #[n(8)]
+    pub devices: Vec<Device>,
+    /// Echoed unchanged.
+    #[n(9)]
+    pub labels: BTreeMap<String, String>,
+    /// Echoed unchanged.
+    #[n(10)]
+    pub annotations: BTreeMap<String, String>,
+    /// Below the pod's log directory; no log when empty.
+    #[n(11)]
+    pub log_path: String,
+    /// Whether stdin is kept open.
+    #[n(12)]
+    pub stdin: bool,
+    /// Whether stdin ends with its first client.
+    #[n(13)]
+    pub stdin_once: bool,
+    /// Whether it gets a terminal.
+    #[n(14)]
+    pub tty: bool,
+    /// Limits.
+    #[n(15)]
+    pub resources: Resources,
+    /// Identity and confinement.
+    #[n(16)]
+    pub security: Security,
+    /// Signal number that asks it to end; the image's or SIGTERM when unset.
+    #[n(17)]
+    pub stop_signal: Option<u8>,
+    /// Image annotations of the request.
+    #[n(18)]
+    pub image_annotations: BTreeMap<String, String>,
+}
+
+/// Who the container's first process is, as far as numbers go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Identity {
+    /// User.
+    #[n(0)]
+    pub uid: u32,
+    /// Primary group.
+    #[n(1)]
+    pub gid: u32,
+    /// All further groups.
+    #[n(2)]
+    pub groups: Vec<u32>,
+}
+
+/// What is known of a container since it was made: immutable.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct ContainerRecord {
+    /// Its id.
+    #[n(0)]
+    pub id: ContainerId,
+    /// Its pod.
+    #[n(1)]
+    pub pod: PodId,
+    /// As requested.
+    #[n(2)]
+    pub config: ContainerConfig,
+    /// When it was made.
+    #[n(3)]
+    pub created_at: Nanos,
+    /// Digest of the image's configuration.
+    #[n(4)]
+    pub image_id: String,
+    /// Its own cgroup.
+    #[n(5)]
+    pub cgroup: String,
+    /// Absolute path of the log; empty without one.
+    #[n(6)]
+    pub log_path: String,
+    /// Resolved from the request and the image.
+    #[n(7)]
+    pub identity: Identity,
+    /// Resolved from the request, the image, and SIGTERM.
+    #[n(8)]
+    pub stop_signal: u8,
+    /// The OCI runtime specification that it starts with, as JSON.
+    #[n(9)]
+    pub spec: String,
+    /// Arguments as bytes, where the specification can only hold text.
+    #[cbor(n(10), with = "crate::store::strings")]
+    pub args: Vec<Vec<u8>>,
+    /// `NAME=value` as bytes.
+    #[cbor(n(11), with = "crate::store::strings")]
+    pub env: Vec<Vec<u8>>,
+}
+
+impl ContainerRecord {
+    /// Its id as the supervisor's protocol has it.
+    ///
+    /// # Errors
+    /// None for an id of ours; the type wants it said.
+    pub fn wire_id(&self) -> Result<runtime::protocol::ContainerId> {
+        let id = runtime::protocol::ContainerId::new(self.id.as_str());
+        id.map_err(|_| Error::invalid("container id", "is not one of ours"))
+    }
+
+    /// The OCI specification.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the record is damaged.
+    pub fn spec(&self) -> Result<oci_spec::runtime::Spec> {
+        serde_json::from_str(&self.spec)
+            .map_err(|_| Error::invalid("container record", "its specification is damaged; remove the container"))
+    }
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Exit {
+    /// As a shell would put it: 128 + n for a signal.
+    #[n(0)]
+    pub code: i32,
+    /// Why.
+    #[n(1)]
+    pub reason: ExitReason,
+    /// Only when it did not start, or was lost.
+    #[n(2)]
+    pub message: String,
+}
+
+/// The reasons that kubelet shows people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum ExitReason {
+    /// Exit code 0.
+    #[n(0)]
+    Completed,
+    /// Any other exit code.
+    #[n(1)]
+    Error,
+    /// Killed by the kernel for want of memory in its own cgroup.
+    #[n(2)]
+    OomKilled,
+    /// A set-up step or the exec itself failed.
+    #[n(3)]
+    StartError,
+    /// Its end was not seen: the node rebooted or the supervisor was killed.
+    #[n(4)]
+    Lost,
+}
+
+impl ExitReason {
+    /// As CRI spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::OomKilled => "OOMKilled",
+            Self::StartError => "StartError",
+            Self::Lost => "Unknown",
+        }
+    }
+}
+
+impl Exit {
+    /// A process that ended by itself or by a signal.
+    pub fn of_process(code: i32, oom_killed: bool) -> Self {
+        let reason = match code {
+            _ if oom_killed => ExitReason::OomKilled,
+            0 => ExitReason::Completed,
+            _ => ExitReason::Error,
+        };
+        Self { code, reason, message: String::new() }
+    }
+
+    /// A start that failed at a step.
+    pub fn failed_start(message: String) -> Self {
+        Self { code: 128, reason: ExitReason::StartError, message }
+    }
+
+    /// An end that nobody saw.
+    pub fn lost(what: &str) -> Self {
+        Self { code: 255, reason: ExitReason::Lost, message: what.to_owned() }
+    }
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ContainerState {
+    /// Made, never started.
+    #[n(0)]
+    Created,
+    /// Its first process runs.
+    #[n(1)]
+    Running {
+        /// In the node's PID namespace.
+        #[n(0)]
+        pid: i32,
+        /// When its program was executed.
+        #[n(1)]
+        started_at: Nanos,
+    },
+    /// Over.
+    #[n(2)]
+    Exited {
+        /// How.
+        #[n(0)]
+        exit: Exit,
+        /// When it had started; `None` when it never did.
+        #[n(1)]
+        started_at: Option<Nanos>,
+        /// When it ended.
+        #[n(2)]
+        finished_at: Nanos,
+    },
+}
+
+impl ContainerState {
+    /// The state after a successful start.
+    pub fn started(self, pid: i32, started_at: Nanos) -> Self {
+        match self {
+            Self::Created => Self::Running { pid, started_at },
+            other => other,
+        }
+    }
+
+    /// The state after an end; the first end counts.
+    pub fn exited(self, exit: Exit, finished_at: Nanos) -> Self {
+        match self {
+            Self::Created => Self::Exited { exit, started_at: None, finished_at },
+            Self::Running { started_at, .. } => {
+                // The clock may have been set back meanwhile; an end never precedes its start.
+                Self::Exited { exit, started_at: Some(started_at), finished_at: finished_at.max(started_at) }
+            }
+            over @ Self::Exited { .. } => over,
+        }
+    }
+}
+
+/// A container and its state.
+pub struct Container {
+    /// What never changes.
+    pub record: ContainerRecord,
+    state: watch::Sender<ContainerState>,
+    /// Held by whoever starts or removes it: those two exclude each other.
+    pub turn: Mutex<()>,
+    /// The deadline of the stop that is under way; a further stop may only bring it forward.
+    pub stop_by: watch::Sender<Option<std::time::Instant>>,
+}
+
+impl Container {
+    /// A container in a state.
+    pub fn new(record: ContainerRecord, state: ContainerState) -> Self {
+        Self { record, state: watch::Sender::new(state), turn: Mutex::new(()), stop_by: watch::Sender::new(None) }
+    }
+
+    /// Its state now.
+    pub fn state(&self) -> ContainerState {
+        self.state.borrow().clone()
+    }
+
+    /// Applies a transition and wakes whoever watches. Returns the state that holds now.
+    pub fn transition(&self, step: impl FnOnce(ContainerState) -> ContainerState) -> ContainerState {
+        self.state.send_modify(|state| *state = step(state.clone()));
+        self.state()
+    }
+
+    /// A view that can be awaited.
+    pub fn watch(&self) -> watch::Receiver<ContainerState> {
+        self.state.subscribe()
+    }
+
+    /// The process of a running container.
+    ///
+    /// # Errors
+    /// [`Error::State`] in any other state.
+    pub fn running(&self) -> Result<i32> {
+        match &*self.state.borrow() {
+            ContainerState::Running { pid, .. } => Ok(*pid),
+            ContainerState::Created => Err(self.refuse("is not running: it was never started")),
+            ContainerState::Exited { .. } => Err(self.refuse("is not running: it has exited")),
+        }
+    }
+
+    /// A refusal that names this container.
+    pub fn refuse(&self, problem: &'static str) -> Error {
+        Error::State { object: format!("container {:?}", self.record.config.name.name), problem }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_only_moves_forward() {
+        let running = ContainerState::Created.started(7, 100);
+        let over = running.clone().exited(Exit::of_process(3, false), 90);
+        let ContainerState::Exited { exit, started_at, finished_at } = over.clone() else { panic!() };
+        assert_eq!((exit.code, exit.reason.as_str()), (3, "Error"));
+        // finished ≥ started, though the clock went back
+        assert_eq!((started_at, finished_at), (Some(100), 100));
+        // neither a late start nor a second end changes it
+        assert_eq!(over.clone().started(8, 200), over);
+        assert_eq!(over.clone().exited(Exit::lost("x"), 300), over);
+    }
+
+    #[test]
+    fn reasons_follow_the_kernel() {
+        assert_eq!(Exit::of_process(0, false).reason, ExitReason::Completed);
+        assert_eq!(Exit::of_process(137, true).reason, ExitReason::OomKilled);
+        assert_eq!(Exit::of_process(137, false).reason, ExitReason::Error);
+        assert_eq!(Exit::failed_start("exec /x: not found".into()).code, 128);
+        assert_eq!(Exit::lost("the node was rebooted").code, 255);
+    }
+}

@@ -1,0 +1,51 @@
+//! `crisp`: a Kubernetes container runtime in one daemon.
+//!
+//! ```text
+//!  kubelet · crictl ──► socket ──► service ──► convert ──► ops ──┬─► registry (pods, containers)
+//!                                 one line    wire ⇄      one    ├─► store     (records, SQLite)
+//!  crisp status …  ──► admin ───► per call    domain     file    ├─► supervisor (crisp-pod, one per pod)
+//!                                                       a verb   ├─► image     (pull, snapshots)
+//!                                                                └─► cni       (pod network)
+//! ```
+//!
+//! The daemon's memory is a cache: what was asked for is in the records, what runs is known to the
+//! supervisors. It can be killed at any instant and started again; [`recover`] puts the two together.
+//!
+//! Invariants
+//! - Wire types stop at [`convert`]; gRPC codes are chosen in [`status`] alone.
+//! - A mutating call runs as a task of its own ([`inflight`]): callers may leave, repeat and join.
+//! - An intent is recorded before what it announces is made; an end is recorded before it is told.
+//! - No lock is held across an await, but the turn of one container.
+//!
+//! It does not create namespaces, read tars or speak netlink: `runtime`, `image` and `cni` do.
+//! Read next: [`ops`], then [`recover`].
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod container;
+pub mod convert;
+pub mod error;
+pub mod host;
+pub mod ids;
+pub mod inflight;
+pub mod logs;
+pub mod ops;
+pub mod pod;
+pub mod recover;
+pub mod registry;
+pub mod report;
+pub mod serve;
+pub mod service;
+pub mod spec;
+pub mod status;
+pub mod store;
+pub mod supervisor;
+pub mod telemetry;
+pub mod time;
+pub mod undo;
+
+pub use error::Error;
+
+/// The outcome of an operation.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,173 @@
+//! CreateContainer: everything but a process.
+
+use std::sync::Arc;
+
+use cri_api::v1;
+
+use crate::app::App;
+use crate::container::{Container, ContainerConfig, ContainerRecord, ContainerState};
+use crate::ids::ContainerId;
+use crate::inflight::Progress;
+use crate::pod::{NamespaceMode, Pod};
+use crate::spec::{self, Ingredients, PodFiles};
+use crate::undo::Undo;
+use crate::{Error, Result, convert, time};
+
+/// SIGTERM, signal(7).
+const DEFAULT_STOP_SIGNAL: u8 = 15;
+
+/// Makes the container, or joins the work on one of the same name, or returns the one that stands.
+///
+/// # Errors
+/// [`Error::Invalid`] before anything is done; the failed step's error after everything is undone.
+pub async fn create(app: &Arc<App>, request: v1::CreateContainerRequest) -> Result<ContainerId> {
+    let wire = request.config.ok_or_else(|| Error::invalid("config", "is missing"))?;
+    let config = convert::container::config(&wire)?;
+    let pod = app.registry.pod(&request.pod_sandbox_id)?;
+    let key = (pod.id().clone(), config.name.clone());
+    let task = app.clone();
+    Ok(app.inflight.create.run(key, move || make_or_find(task, pod, config)).await?)
+}
+
+async fn make_or_find(app: Arc<App>, pod: Arc<Pod>, config: ContainerConfig) -> Result<ContainerId> {
+    if let Some(container) = app.registry.container_named(&pod, &config.name) {
+        let same = container.state() == ContainerState::Created && container.record.config == config;
+        return match same {
+            true => Ok(container.record.id.clone()),
+            false => Err(container.refuse("exists already; remove it or raise the attempt")),
+        };
+    }
+    let progress = app.operations.enter("CreateContainer", format!("{}/{}", pod.record.config.name, config.name.name));
+    let mut undo = Undo::default();
+    match make(&app, &pod, config, &progress, &mut undo).await {
+        Ok(record) => {
+            undo.commit();
+            let id = record.id.clone();
+            app.registry.insert_container(&pod, Arc::new(Container::new(record, ContainerState::Created)));
+            Ok(id)
+        }
+        Err(error) => {
+            progress.stage("undoing after a failure");
+            undo.run().await;
+            Err(error)
+        }
+    }
+}
+
+async fn make(
+    app: &Arc<App>,
+    pod: &Arc<Pod>,
+    config: ContainerConfig,
+    progress: &Progress,
+    undo: &mut Undo,
+) -> Result<ContainerRecord> {
+    pod.ready()?;
+    agree(pod, &config)?;
+    progress.stage("image");
+    let image = app.image(&config.image)?;
+    let id = ContainerId::generate().map_err(Error::io("read", "/dev/urandom"))?;
+
+    progress.stage("writable layer");
+    let (cleanup, gone) = (app.clone(), id.clone());
+    undo.push("writable layer", async move { Ok(cleanup.images.remove_snapshot(gone.as_str()).await?) });
+    let snapshot = app.images.prepare(&image.id, id.as_str()).await?;
+
+    progress.stage("specification");
+    let defaults = &image.config.process;
+    let databases = app.user_databases(snapshot).await?;
+    let files = PodFiles::new(&app.config.state_dir, pod.id());
+    let cgroup = app.cgroups.path(&pod.record.config.cgroup_parent, id.as_str())?;
+    let built = spec::build(&Ingredients {
+        id: &id,
+        pod: &pod.record,
+        config: &config,
+        image: defaults,
+        databases: &databases,
+        files: &files,
+        cgroup: &cgroup,
+        target: pid_target(app, pod, &config)?,
+    })?;
+
+    let record = ContainerRecord {
+        pod: pod.id().clone(),
+        created_at: time::now(),
+        image_id: image.id.to_string(),
+        log_path: log_path(pod, &config),
+        stop_signal: stop_signal(&config, defaults.stop_signal.as_deref().unwrap_or_default())?,
+        identity: built.identity,
+        spec: serde_json::to_string(&built.spec)
+            .map_err(|e| Error::io("encode", "specification")(std::io::Error::other(e)))?,
+        args: built.args,
+        env: built.env,
+        cgroup,
+        config,
+        id,
+    };
+    // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
+    app.launch_plan(pod, &record, &app.cgroups.open(&record.cgroup)?)?;
+    progress.stage("record");
+    // A pod that is being stopped takes no new container; its removal must not miss one.
+    pod.ready()?;
+    app.store.insert_container(&record).await?;
+    Ok(record)
+}
+
+/// What a container asks must be possible in its pod.
+fn agree(pod: &Pod, config: &ContainerConfig) -> Result<()> {
+    let (of_pod, own) = (&pod.record.config, &config.security);
+    if own.privileged && !of_pod.privileged {
+        return Err(Error::invalid(
+            "linux.security_context.privileged",
+            "needs a privileged pod sandbox as well",
+        ));
+    }
+    for (field, pods, wanted) in [
+        ("network", &of_pod.namespaces.network, &own.namespaces.network),
+        ("ipc", &of_pod.namespaces.ipc, &own.namespaces.ipc),
+    ] {
+        if *wanted == NamespaceMode::Node && *pods != NamespaceMode::Node {
+            return Err(Error::invalid(
+                format!("linux.security_context.namespace_options.{field}"),
+                "cannot be NODE in a sandbox that has a namespace of its own",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The process whose PID namespace the container joins: that of another container of the pod, or the
+/// pod's own first process.
+fn pid_target(app: &Arc<App>, pod: &Arc<Pod>, config: &ContainerConfig) -> Result<Option<i32>> {
+    match &config.security.namespaces.pid {
+        NamespaceMode::Container | NamespaceMode::Node => Ok(None),
+        // Without a first process of the pod's own each container has its own namespace.
+        NamespaceMode::Pod => Ok(pod.init_pid()),
+        NamespaceMode::Target(id) => {
+            let (owner, target) = app.registry.container(id)?;
+            if owner.id() != pod.id() {
+                return Err(Error::invalid(
+                    "linux.security_context.namespace_options.target_id",
+                    "names a container of another pod",
+                ));
+            }
+            target.running().map(Some)
+        }
+    }
+}
+
+fn log_path(pod: &Pod, config: &ContainerConfig) -> String {
+    let directory = pod.record.config.log_directory.trim_end_matches('/');
+    match (directory, config.log_path.as_str()) {
+        ("", _) | (_, "") => String::new(),
+        (directory, path) => format!("{directory}/{path}"),
+    }
+}
+
+fn stop_signal(config: &ContainerConfig, of_image: &str) -> Result<u8> {
+    match (config.stop_signal, of_image) {
+        (Some(signal), _) => Ok(signal),
+        (None, "") => Ok(DEFAULT_STOP_SIGNAL),
+        (None, name) => convert::container::parse_signal(name)
+            .ok_or_else(|| Error::invalid("image STOPSIGNAL", format!("{name:?} is no signal; set stop_signal"))),
+    }
+}

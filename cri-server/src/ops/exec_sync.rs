@@ -1,0 +1,137 @@
+//! ExecSync: a command in a running container, its output and its exit code.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri_api::v1;
+use runtime::protocol::{self, ExecStdio, SignalScope, Target};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+
+use crate::app::App;
+use crate::supervisor::{Exec, Supervisor, next_exec_id};
+use crate::{Error, Result, spec};
+
+/// Most bytes that are kept of each stream; what follows is read and dropped.
+const MAX_OUTPUT: usize = 16 << 20;
+/// Most bytes of both streams in one answer: kubelet takes messages of 16 MiB.
+const MAX_ANSWER: usize = (16 << 20) - 4096;
+/// How long output is awaited after the command ended: a child that it left behind may hold the pipe
+/// open for ever.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs the command to its end.
+///
+/// # Errors
+/// [`Error::State`] when the container does not run, [`Error::Launch`] when the command cannot be
+/// executed, [`Error::ExecTimeout`] when it did not end in time; it is killed then.
+pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::ExecSyncResponse> {
+    let (pod, container) = app.registry.container(&request.container_id)?;
+    container.running()?;
+    if request.timeout < 0 {
+        return Err(Error::invalid("timeout", "must not be negative; 0 means none"));
+    }
+    let supervisor = pod.ready()?;
+    let (process, args) = spec::exec(&container.record, &request.cmd, false)?;
+    let plan = app.exec_plan(&container.record, &process, args)?;
+    let cgroup = app.cgroups.open(&container.record.cgroup)?.open_v2()?;
+    let mut exec = protocol::Exec::new(container.record.wire_id()?, next_exec_id());
+    (exec.stdout, exec.stderr) = (true, true);
+    let started = supervisor.exec(exec, plan, cgroup).await?;
+    let mut guard = KillOnDrop { supervisor, target: Some(started.target.clone()) };
+
+    let limit = match u64::try_from(request.timeout) {
+        Ok(0) | Err(_) => None,
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+    };
+    let outcome = match limit {
+        None => run(started).await,
+        Some(limit) => match tokio::time::timeout(limit, run(started)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                guard.kill().await;
+                let command = request.cmd.into_iter().next().unwrap_or_default();
+                return Err(Error::ExecTimeout { command, seconds: request.timeout });
+            }
+        },
+    };
+    guard.target = None;
+    outcome
+}
+
+/// Reads both streams while waiting for the end.
+async fn run(exec: Exec) -> Result<v1::ExecSyncResponse> {
+    let ExecStdio::Pipes { stdout, stderr, .. } = exec.stdio else {
+        return Err(crate::supervisor::Error::Unexpected("Exec").into());
+    };
+    let (mut out, mut err) = (Output::new(stdout)?, Output::new(stderr)?);
+    let mut exit = exec.exit;
+    let status = {
+        let mut reading = std::pin::pin!(async { tokio::join!(out.read(), err.read()) });
+        let status = tokio::select! {
+            status = &mut exit => Some(status),
+            _ = &mut reading => None,
+        };
+        match status {
+            Some(status) => {
+                // What it wrote is in the pipes by now; more comes only from what it left behind.
+                let _ = tokio::time::timeout(DRAIN, reading).await;
+                status
+            }
+            None => exit.await,
+        }
+    };
+    let status = status.map_err(|_| crate::supervisor::Error::Gone)?;
+    let (mut stdout, mut stderr) = (out.kept, err.kept);
+    let room = MAX_ANSWER.saturating_sub(stdout.len().min(stderr.len()));
+    stdout.truncate(room.max(MAX_ANSWER / 2));
+    stderr.truncate(MAX_ANSWER - stdout.len());
+    Ok(v1::ExecSyncResponse { stdout, stderr, exit_code: status.code })
+}
+
+/// One stream: what is kept of it.
+struct Output {
+    pipe: Option<Receiver>,
+    kept: Vec<u8>,
+}
+
+impl Output {
+    fn new(pipe: Option<std::os::fd::OwnedFd>) -> Result<Self> {
+        let pipe = pipe.map(Receiver::from_owned_fd).transpose().map_err(Error::io("read", "exec pipe"))?;
+        Ok(Self { pipe, kept: Vec::new() })
+    }
+
+    /// Reads to the end; what is beyond the cap is dropped so that the command never blocks on us.
+    async fn read(&mut self) {
+        let Some(pipe) = &mut self.pipe else { return };
+        let mut chunk = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
+            let room = MAX_OUTPUT - self.kept.len();
+            self.kept.extend_from_slice(&chunk[..count.min(room)]);
+        }
+    }
+}
+
+/// A command whose caller went away is nobody's: it is killed.
+struct KillOnDrop {
+    supervisor: Supervisor,
+    target: Option<Target>,
+}
+
+impl KillOnDrop {
+    async fn kill(&mut self) {
+        if let Some(target) = self.target.take() {
+            // It may have ended meanwhile, which is as well.
+            let _ = self.supervisor.signal(target, libc::SIGKILL, SignalScope::Group).await;
+        }
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(target) = self.target.take() {
+            let supervisor = self.supervisor.clone();
+            tokio::spawn(async move { supervisor.signal(target, libc::SIGKILL, SignalScope::Group).await });
+        }
+    }
+}

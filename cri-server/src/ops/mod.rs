@@ -1,0 +1,31 @@
+//! What each call means: one file per verb, readable from top to bottom.
+//!
+//! A mutating verb runs as a task of its own under a key (see [`crate::inflight`]): its caller may go
+//! away, and a caller that repeats it joins. Everything is checked before anything is changed; what
+//! was changed is undone in reverse when a later step fails (see [`crate::undo`]).
+//!
+//! | Verb | Steps |
+//! |---|---|
+//! | [`run_pod`] | record intent → cgroup → files → supervisor and namespaces → network → record ready |
+//! | [`stop_pod`] | stop containers → network → supervisor → files' mounts → cgroup → record |
+//! | [`remove_pod`] | stop → remove containers → files → record |
+//! | [`create`] | image → writable layer → specification → record; no process |
+//! | [`start`] | cgroup → launch plan → log → one message to the supervisor → record |
+//! | [`stop`] | signal → grace → kill the cgroup; a further stop only shortens the grace |
+//! | [`remove`] | stop → writable layer → record |
+//! | [`exits`] | exit of a container: record → publish → clean up |
+
+pub mod create;
+pub mod exec_sync;
+pub mod exits;
+pub mod images;
+pub mod inspect;
+pub mod remove;
+pub mod remove_pod;
+pub mod reopen_log;
+pub mod report;
+pub mod run_pod;
+pub mod start;
+pub mod status;
+pub mod stop;
+pub mod stop_pod;

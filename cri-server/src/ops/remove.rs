@@ -1,0 +1,51 @@
+//! RemoveContainer.
+
+use std::sync::Arc;
+
+use crate::app::App;
+use crate::container::Container;
+use crate::pod::Pod;
+use crate::{Error, Result, ops};
+
+/// Stops a container at once and forgets it. Succeeds when it does not exist.
+///
+/// # Errors
+/// The first step's error; a repeated call goes on from there.
+pub async fn remove(app: &Arc<App>, id: &str) -> Result<()> {
+    match app.registry.container(id) {
+        Ok((pod, container)) => remove_container(app, &pod, &container).await,
+        Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`remove`], for a container in hand.
+///
+/// # Errors
+/// As [`remove`].
+pub async fn remove_container(app: &Arc<App>, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<()> {
+    let (task, pod, gone) = (app.clone(), pod.clone(), container.clone());
+    Ok(app.inflight.remove.run(container.record.id.clone(), move || clear(task, pod, gone)).await?)
+}
+
+async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Result<()> {
+    let id = &container.record.id;
+    let progress = app.operations.enter("RemoveContainer", container.record.config.name.name.clone());
+    progress.stage("stop");
+    ops::stop::stop_container(&app, &pod, &container, 0).await?;
+    let _turn = container.turn.lock().await;
+    progress.stage("supervisor");
+    if let Some(supervisor) = pod.supervisor() {
+        // One that is gone has forgotten everything anyway.
+        let _ = supervisor.forget(container.record.wire_id()?).await;
+    }
+    progress.stage("cgroup");
+    app.remove_cgroup(&container.record.cgroup).await?;
+    progress.stage("writable layer");
+    app.images.remove_snapshot(id.as_str()).await?;
+    progress.stage("record");
+    app.store.remove_container(id).await?;
+    app.exits.remove(&container.record.wire_id()?).map_err(Error::io("unlink", "exit record"))?;
+    app.registry.remove_container(&pod, id);
+    Ok(())
+}

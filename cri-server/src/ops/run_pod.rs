@@ -1,0 +1,177 @@
+//! RunPodSandbox.
+
+use std::sync::Arc;
+
+use cri_api::v1;
+use runtime::client::Spawn;
+use runtime::launch::{IpcMode, NetworkMode, PodNamespaceRequest, PodPidMode, PodPlan};
+
+use crate::app::App;
+use crate::convert;
+use crate::ids::PodId;
+use crate::inflight::Progress;
+use crate::pod::{NamespaceMode, Pod, PodConfig, PodNetwork, PodRecord, PodState};
+use crate::spec::PodFiles;
+use crate::supervisor::{Notices, Supervisor};
+use crate::undo::Undo;
+use crate::{Error, Result, ops, time};
+
+/// Makes the sandbox, or joins the work on one of the same name, or returns the one that stands.
+///
+/// # Errors
+/// [`Error::Invalid`] before anything is done; the failed step's error after everything is undone.
+pub async fn run(app: &Arc<App>, request: v1::RunPodSandboxRequest) -> Result<PodId> {
+    let wire = request.config.ok_or_else(|| Error::invalid("config", "is missing"))?;
+    let config = convert::pod::config(&wire, &request.runtime_handler)?;
+    if !ops::status::is_handler(app, &config.handler) {
+        return Err(Error::invalid(
+            "runtime_handler",
+            format!("{:?} is not configured; add a [handlers.NAME] table or use the default", config.handler),
+        ));
+    }
+    let key = config.name.clone();
+    let task = app.clone();
+    Ok(app.inflight.run_pod.run(key, move || make_or_find(task, config)).await?)
+}
+
+async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
+    if let Some(pod) = app.registry.pod_named(&config.name) {
+        return if pod.is_ready() && pod.record.config == config {
+            Ok(pod.id().clone())
+        } else {
+            Err(Error::State {
+                object: format!("pod sandbox {}", config.name),
+                problem: "exists already with another state or configuration; remove it or raise the attempt",
+            })
+        };
+    }
+    let progress = app.operations.enter("RunPodSandbox", config.name.to_string());
+    let id = PodId::generate().map_err(Error::io("read", "/dev/urandom"))?;
+    let record = PodRecord {
+        cgroup: app.cgroups.path(&config.cgroup_parent, id.as_str())?,
+        created_at: time::now(),
+        boot_id: app.boot_id.clone(),
+        id: id.clone(),
+        config: with_hostname(config),
+    };
+    app.store.insert_pod(&record).await?;
+    let mut undo = Undo::default();
+    let (store, forgotten) = (app.clone(), id.clone());
+    undo.push("record", async move { Ok(store.store.remove_pod(&forgotten).await?) });
+    match make(&app, &record, &progress, &mut undo).await {
+        Ok(Made { supervisor, notices, network, init_pid }) => {
+            undo.commit();
+            let pod = Arc::new(Pod::new(record, PodState::Ready(supervisor), network, init_pid));
+            app.registry.insert_pod(pod.clone());
+            ops::exits::watch(&app, &pod, notices);
+            Ok(id)
+        }
+        Err(error) => {
+            progress.stage("undoing after a failure");
+            undo.run().await;
+            Err(error)
+        }
+    }
+}
+
+/// Without a name of its own a pod has the node's; kubelet sends none for pods in the node's network.
+fn with_hostname(mut config: PodConfig) -> PodConfig {
+    if config.hostname.is_empty() {
+        config.hostname = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    }
+    config
+}
+
+/// What a finished sandbox consists of.
+struct Made {
+    supervisor: Supervisor,
+    notices: Notices,
+    network: PodNetwork,
+    init_pid: Option<i32>,
+}
+
+async fn make(
+    app: &Arc<App>,
+    record: &PodRecord,
+    progress: &Progress,
+    undo: &mut Undo,
+) -> Result<Made> {
+    let id = &record.id;
+    let files = PodFiles::new(&app.config.state_dir, id);
+
+    progress.stage("cgroup");
+    let (cleanup, path) = (app.clone(), record.cgroup.clone());
+    undo.push("cgroup", async move { cleanup.remove_cgroup(&path).await });
+    app.make_cgroup(&record.cgroup, None).await?;
+
+    progress.stage("files");
+    let (host, directory) = (app.host.clone(), files.clone());
+    undo.push("files", async move { host.remove_files(directory).await });
+    app.host.make_files(&files, record).await?;
+
+    progress.stage("supervisor");
+    let spawn_id = runtime::protocol::PodId::new(id.as_str())
+        .map_err(|_| Error::invalid("pod id", "is not one of ours"))?;
+    let (cleanup, leaving) = (app.clone(), id.clone());
+    undo.push("supervisor's cgroup", async move { cleanup.remove_supervisor_cgroup(&leaving).await });
+    let cgroup = app.make_supervisor_cgroup(id).await?;
+    let (supervisor, notices) = Supervisor::spawn(
+        &app.supervisor_binary,
+        Spawn {
+            pod: &spawn_id,
+            directory: &files.directory,
+            exits: &app.exits_dir(),
+            cgroup: Some(&cgroup),
+            stderr: None,
+        },
+    )
+    .await?;
+    let leaving = supervisor.clone();
+    undo.push("supervisor", async move { Ok(leaving.shutdown().await?) });
+
+    progress.stage("namespaces");
+    let plan = pod_plan(record)?.seal().map_err(Error::io("memfd_create", "pod plan"))?;
+    let created = supervisor.create_pod(plan).await?;
+
+    let network = match created.network {
+        Some(netns) => {
+            progress.waiting("network", "the pod network");
+            let (cleanup, leaving) = (app.clone(), id.clone());
+            undo.push("network", async move { cleanup.detach(&leaving).await });
+            app.attach(record, netns).await?
+        }
+        None => PodNetwork::default(),
+    };
+    app.host.write_hosts(&files, record, &network).await?;
+    progress.stage("record");
+    app.store.pod_ready(id, &network).await?;
+    Ok(Made { supervisor, notices, network, init_pid: created.init_pid })
+}
+
+
+fn pod_plan(record: &PodRecord) -> Result<PodPlan> {
+    let namespaces = &record.config.namespaces;
+    let of_node = |mode: &NamespaceMode| *mode == NamespaceMode::Node;
+    Ok(PodPlan::new(PodNamespaceRequest {
+        hostname: (!of_node(&namespaces.network)).then(|| record.config.hostname.clone()),
+        network: if of_node(&namespaces.network) { NetworkMode::Host } else { NetworkMode::Pod },
+        ipc: if of_node(&namespaces.ipc) { IpcMode::Host } else { IpcMode::Pod },
+        pid: match namespaces.pid {
+            NamespaceMode::Pod => PodPidMode::Pod,
+            NamespaceMode::Node => PodPidMode::Host,
+            NamespaceMode::Container | NamespaceMode::Target(_) => PodPidMode::Container,
+        },
+        sysctls: sysctls(record),
+    })?)
+}
+
+/// The request's, on top of two that let containers without privileges listen on low ports and ping.
+fn sysctls(record: &PodRecord) -> Vec<(String, String)> {
+    let mut all = std::collections::BTreeMap::new();
+    if !record.host_network() {
+        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+    }
+    all.extend(record.config.sysctls.iter().map(|(name, value)| (name.replace('/', "."), value.clone())));
+    all.into_iter().collect()
+}

@@ -1,0 +1,100 @@
+//! StartContainer.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use runtime::protocol;
+
+use crate::app::App;
+use crate::container::{Container, ContainerState, Exit};
+use crate::inflight::Progress;
+use crate::pod::{NamespaceMode, Pod};
+use crate::supervisor::Supervisor;
+use crate::{Error, Result, logs, ops, time};
+
+/// Starts a container that was created; one that runs already is left as it is.
+///
+/// # Errors
+/// [`Error::State`] when it has exited or its sandbox is not ready; [`Error::Launch`] with the step
+/// that failed, after which the container is Exited with code 128.
+pub async fn start(app: &Arc<App>, id: &str) -> Result<()> {
+    let (pod, container) = app.registry.container(id)?;
+    let (task, key) = (app.clone(), container.record.id.clone());
+    Ok(app.inflight.start.run(key, move || begin(task, pod, container)).await?)
+}
+
+async fn begin(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Result<()> {
+    let progress = app.operations.enter("StartContainer", container.record.config.name.name.clone());
+    progress.stage("turn");
+    let _turn = container.turn.lock().await;
+    match container.state() {
+        ContainerState::Created => {}
+        ContainerState::Running { .. } => return Ok(()),
+        ContainerState::Exited { .. } => return Err(container.refuse("has exited; create a new one")),
+    }
+    let supervisor = pod.ready()?;
+    match launch(&app, &pod, &supervisor, &container, &progress).await {
+        Ok(started) => {
+            let state = ContainerState::Created.started(started.process.pid, started.process.started_at.0);
+            app.store.container_state(&container.record.id, &state).await?;
+            container.transition(|_| state);
+            Ok(())
+        }
+        Err(error) => {
+            fail(&app, &pod, &container, &error).await?;
+            Err(error)
+        }
+    }
+}
+
+async fn launch(
+    app: &Arc<App>,
+    pod: &Arc<Pod>,
+    supervisor: &Supervisor,
+    container: &Arc<Container>,
+    progress: &Progress,
+) -> Result<protocol::Started> {
+    let record = &container.record;
+    progress.stage("cgroup");
+    let limits = record.spec()?.linux().as_ref().and_then(|linux| linux.resources().clone());
+    let cgroup = app.make_cgroup(&record.cgroup, limits).await?;
+    progress.stage("launch plan");
+    let plan = app.launch_plan(pod, record, &cgroup)?.seal().map_err(Error::io("seal", "launch plan"))?;
+    progress.stage("log");
+    let log = open_log(container).await?;
+    progress.waiting("launch", "the container's own set-up");
+    let mut start = protocol::StartContainer::new(record.wire_id()?);
+    start.tty = record.config.tty;
+    start.stdin = record.config.stdin;
+    start.stdin_once = record.config.stdin_once;
+    start.oom_file = cgroup.oom_counter().map(text);
+    start.cgroup = cgroup.directories().next().map(text);
+    start.pid_target = pid_target(app, container)?;
+    Ok(supervisor.start(start, plan, log, cgroup.open_v2()?).await?)
+}
+
+/// The protocol names files by text, and all of a cgroup's path is plain.
+fn text(path: std::path::PathBuf) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The container whose PID namespace this one joins, which must run now.
+fn pid_target(app: &App, container: &Container) -> Result<Option<protocol::ContainerId>> {
+    let NamespaceMode::Target(id) = &container.record.config.security.namespaces.pid else { return Ok(None) };
+    let (_, target) = app.registry.container(id)?;
+    target.running()?;
+    target.record.wire_id().map(Some)
+}
+
+async fn open_log(container: &Arc<Container>) -> Result<Option<OwnedFd>> {
+    if container.record.log_path.is_empty() {
+        return Ok(None);
+    }
+    logs::open(container.record.clone()).await.map(Some)
+}
+
+/// A start that failed ends the container: kubelet makes a new one.
+async fn fail(app: &Arc<App>, pod: &Arc<Pod>, container: &Arc<Container>, error: &Error) -> Result<()> {
+    let exit = Exit::failed_start(error.to_string());
+    ops::exits::finish(app, pod, container, exit, time::now()).await
+}

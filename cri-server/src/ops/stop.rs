@@ -1,0 +1,104 @@
+//! StopContainer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use runtime::protocol::{SignalScope, Target};
+use tokio::time::timeout_at;
+
+use crate::app::App;
+use crate::container::{Container, ContainerState};
+use crate::pod::Pod;
+use crate::{Error, Result};
+
+/// Longest grace that is taken literally: a year.
+const LONGEST: u64 = 365 * 24 * 3600;
+/// How long a killed container may take to vanish before the call answers that it does not.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// Asks a container to end, and ends it when its grace is over. Succeeds when it does not exist.
+///
+/// # Errors
+/// [`Error::State`] when even SIGKILL does not end it (a process in uninterruptible sleep).
+pub async fn stop(app: &Arc<App>, id: &str, timeout: i64) -> Result<()> {
+    match app.registry.container(id) {
+        Ok((pod, container)) => stop_container(app, &pod, &container, timeout).await,
+        Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`stop`], for a container in hand.
+///
+/// # Errors
+/// As [`stop`].
+pub async fn stop_container(app: &Arc<App>, pod: &Arc<Pod>, container: &Arc<Container>, timeout: i64) -> Result<()> {
+    let grace = Duration::from_secs(u64::try_from(timeout).unwrap_or(0).min(LONGEST));
+    let deadline = Instant::now() + grace;
+    // Whoever stops it already hears of an earlier deadline; a later one changes nothing.
+    container.stop_by.send_if_modified(|current| match current {
+        Some(earlier) if *earlier <= deadline => false,
+        _ => {
+            *current = Some(deadline);
+            true
+        }
+    });
+    let (task, pod, stopping) = (app.clone(), pod.clone(), container.clone());
+    Ok(app
+        .inflight
+        .stop
+        .run(container.record.id.clone(), move || async move {
+            let outcome = end(&task, &pod, &stopping).await;
+            stopping.stop_by.send_replace(None);
+            outcome
+        })
+        .await?)
+}
+
+async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
+    // A start that is under way decides first what there is to stop.
+    drop(container.turn.lock().await);
+    if !matches!(container.state(), ContainerState::Running { .. }) {
+        return Ok(());
+    }
+    let progress = app.operations.enter("StopContainer", container.record.config.name.name.clone());
+    let mut ended = container.watch();
+    let mut deadline = container.stop_by.subscribe();
+    let graceful = deadline.borrow_and_update().is_some_and(|by| by > Instant::now());
+    if graceful {
+        progress.waiting("grace", format!("signal {}", container.record.stop_signal));
+        signal(pod, container, i32::from(container.record.stop_signal), SignalScope::Process).await?;
+    }
+    while graceful {
+        let by = deadline.borrow_and_update().unwrap_or_else(Instant::now);
+        tokio::select! {
+            over = timeout_at(by.into(), ended.wait_for(is_over)) => match over {
+                Ok(_) => return Ok(()),
+                Err(_) => break,
+            },
+            _ = deadline.changed() => {}
+        }
+    }
+    progress.waiting("kill", "the kernel");
+    signal(pod, container, libc::SIGKILL, SignalScope::All).await?;
+    app.kill_cgroup(&container.record.cgroup).await?;
+    match tokio::time::timeout(KILLED, ended.wait_for(is_over)).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(container.refuse("was killed but does not vanish: a process sleeps uninterruptibly in the kernel")),
+    }
+}
+
+fn is_over(state: &ContainerState) -> bool {
+    matches!(state, ContainerState::Exited { .. })
+}
+
+/// A supervisor that is gone, or knows the process no more, has nothing left to signal.
+async fn signal(pod: &Pod, container: &Container, signal: i32, scope: SignalScope) -> Result<()> {
+    use crate::supervisor::Error as Failed;
+    let Some(supervisor) = pod.supervisor() else { return Ok(()) };
+    let target = Target::init(container.record.wire_id()?);
+    match supervisor.signal(target, signal, scope).await {
+        Ok(()) | Err(Failed::Gone | Failed::Refused(_)) => Ok(()),
+        Err(error) => Err(Error::from(error)),
+    }
+}

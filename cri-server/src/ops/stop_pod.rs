@@ -1,0 +1,66 @@
+//! StopPodSandbox.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+
+use crate::app::App;
+use crate::pod::{Pod, PodPhase};
+use crate::spec::PodFiles;
+use crate::{Error, Result, ops, time};
+
+/// Stops all containers and gives back what the sandbox holds. Succeeds when it does not exist.
+///
+/// # Errors
+/// The first step's error; a repeated call goes on from there.
+pub async fn stop(app: &Arc<App>, id: &str) -> Result<()> {
+    match app.registry.pod(id) {
+        Ok(pod) => stop_pod(app, &pod).await,
+        Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`stop`], for a pod in hand.
+///
+/// # Errors
+/// As [`stop`].
+pub async fn stop_pod(app: &Arc<App>, pod: &Arc<Pod>) -> Result<()> {
+    let (task, stopped) = (app.clone(), pod.clone());
+    Ok(app.inflight.stop_pod.run(pod.id().clone(), move || take_down(task, stopped)).await?)
+}
+
+async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
+    let progress = app.operations.enter("StopPodSandbox", pod.record.config.name.to_string());
+    pod.begin_stop();
+
+    progress.stage("containers");
+    let containers = pod.containers();
+    let stops = containers.iter().map(|container| ops::stop::stop_container(&app, &pod, container, 0));
+    join_all(stops).await.into_iter().collect::<Result<Vec<()>>>()?;
+
+    if !pod.record.host_network() {
+        progress.waiting("network", "the pod network");
+        app.detach(pod.id()).await?;
+    }
+
+    progress.stage("supervisor");
+    if let Some(supervisor) = pod.supervisor() {
+        match supervisor.shutdown().await {
+            Ok(()) | Err(crate::supervisor::Error::Gone) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    app.remove_supervisor_cgroup(pod.id()).await?;
+
+    progress.stage("mounts");
+    app.host.release_mounts(PodFiles::new(&app.config.state_dir, pod.id())).await?;
+
+    progress.stage("cgroup");
+    app.remove_cgroup(&pod.record.cgroup).await?;
+
+    progress.stage("record");
+    let since = pod.stopped(time::now());
+    app.store.pod_phase(pod.id(), PodPhase::NotReady(since)).await?;
+    Ok(())
+}

@@ -1,0 +1,326 @@
+//! A pod sandbox: what was asked for, and the state it is in.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use minicbor::{Decode, Encode};
+use tokio::sync::watch;
+
+use crate::container::{Container, Resources};
+use crate::ids::{ContainerId, PodId};
+use crate::supervisor::Supervisor;
+use crate::time::Nanos;
+use crate::{Error, Result};
+
+/// The name under which kubelet knows a sandbox; unique among those that exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+#[cbor(map)]
+pub struct PodName {
+    /// Kubernetes namespace.
+    #[n(0)]
+    pub namespace: String,
+    /// Pod name.
+    #[n(1)]
+    pub name: String,
+    /// Pod UID.
+    #[n(2)]
+    pub uid: String,
+    /// How often kubelet has made a sandbox for this pod before.
+    #[n(3)]
+    pub attempt: u32,
+}
+
+impl std::fmt::Display for PodName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Whose namespace a process is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub enum NamespaceMode {
+    /// The pod's, shared by its containers.
+    #[default]
+    #[n(0)]
+    Pod,
+    /// One of its own.
+    #[n(1)]
+    Container,
+    /// The node's.
+    #[n(2)]
+    Node,
+    /// That of another container of the pod.
+    #[n(3)]
+    Target(#[n(0)] String),
+}
+
+/// The namespaces that the request chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Namespaces {
+    /// Network namespace.
+    #[n(0)]
+    pub network: NamespaceMode,
+    /// PID namespace.
+    #[n(1)]
+    pub pid: NamespaceMode,
+    /// IPC namespace.
+    #[n(2)]
+    pub ipc: NamespaceMode,
+}
+
+/// Resolver settings; without them the pod gets the host's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Dns {
+    /// `nameserver` lines.
+    #[n(0)]
+    pub servers: Vec<String>,
+    /// The `search` line.
+    #[n(1)]
+    pub searches: Vec<String>,
+    /// The `options` line.
+    #[n(2)]
+    pub options: Vec<String>,
+}
+
+/// A port of the node that leads to the pod.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PortMapping {
+    /// `tcp`, `udp` or `sctp`.
+    #[n(0)]
+    pub protocol: String,
+    /// In the pod.
+    #[n(1)]
+    pub container_port: u16,
+    /// On the node.
+    #[n(2)]
+    pub host_port: u16,
+    /// The node's address to listen on; all when empty.
+    #[n(3)]
+    pub host_ip: String,
+}
+
+/// A sandbox as requested: immutable once made.
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct PodConfig {
+    /// Its name.
+    #[n(0)]
+    pub name: PodName,
+    /// Host name inside the pod; the node's when empty.
+    #[n(1)]
+    pub hostname: String,
+    /// Directory below which containers' `log_path`s lie.
+    #[n(2)]
+    pub log_directory: String,
+    /// Resolver settings.
+    #[n(3)]
+    pub dns: Option<Dns>,
+    /// Host ports.
+    #[n(4)]
+    pub ports: Vec<PortMapping>,
+    /// Echoed unchanged.
+    #[n(5)]
+    pub labels: BTreeMap<String, String>,
+    /// Echoed unchanged.
+    #[n(6)]
+    pub annotations: BTreeMap<String, String>,
+    /// Parent of the pod's cgroups; the daemon's default when empty.
+    #[n(7)]
+    pub cgroup_parent: String,
+    /// Namespaced kernel parameters.
+    #[n(8)]
+    pub sysctls: BTreeMap<String, String>,
+    /// Namespaces.
+    #[n(9)]
+    pub namespaces: Namespaces,
+    /// Whether privileged containers may be made in it.
+    #[n(10)]
+    pub privileged: bool,
+    /// The handler that the pod's RuntimeClass names; empty is the default one.
+    #[n(11)]
+    pub handler: String,
+    /// What the pod costs beyond its containers.
+    #[n(12)]
+    pub overhead: Option<Resources>,
+    /// The sum of its containers' resources.
+    #[n(13)]
+    pub resources: Option<Resources>,
+}
+
+/// What is known of a sandbox since it was made: immutable.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct PodRecord {
+    /// Its id.
+    #[n(0)]
+    pub id: PodId,
+    /// As requested.
+    #[n(1)]
+    pub config: PodConfig,
+    /// When it was asked for.
+    #[n(2)]
+    pub created_at: Nanos,
+    /// The cgroup that carries its id, below `cgroup_parent`.
+    #[n(3)]
+    pub cgroup: String,
+    /// The boot in which it was made: namespaces do not outlive it.
+    #[n(4)]
+    pub boot_id: String,
+}
+
+impl PodRecord {
+    /// Whether it shares the node's network.
+    pub fn host_network(&self) -> bool {
+        self.config.namespaces.network == NamespaceMode::Node
+    }
+}
+
+/// The part of a sandbox that changes, as it is recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub enum PodPhase {
+    /// Recorded before anything was made; what a killed daemon leaves half-made stays here.
+    #[default]
+    #[n(0)]
+    Intent,
+    /// Namespaces and network stand.
+    #[n(1)]
+    Ready,
+    /// Stopped, or lost by a reboot.
+    #[n(2)]
+    NotReady(#[n(0)] Nanos),
+}
+
+/// What CNI gave the sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PodNetwork {
+    /// In the order of the plugins' result: the first is the pod's primary address.
+    #[cbor(n(0), with = "crate::store::addresses")]
+    pub ips: Vec<IpAddr>,
+    /// The plugins' result, as JSON, for verbose status.
+    #[n(1)]
+    pub result: String,
+}
+
+/// The live state of a sandbox.
+#[derive(Clone, Debug)]
+pub enum PodState {
+    /// Its supervisor is connected: containers can be made and run.
+    Ready(Supervisor),
+    /// Being stopped: no new container, no exec.
+    Stopping(Supervisor),
+    /// Stopped or lost since then; its supervisor is gone.
+    NotReady {
+        /// When it left Ready.
+        since: Nanos,
+    },
+}
+
+/// A sandbox and its containers.
+pub struct Pod {
+    /// What never changes.
+    pub record: PodRecord,
+    state: watch::Sender<PodState>,
+    network: PodNetwork,
+    init_pid: Option<i32>,
+    containers: Mutex<HashMap<ContainerId, Arc<Container>>>,
+}
+
+impl Pod {
+    /// A sandbox in the given state, without containers.
+    /// `init_pid` is the pod's own first process, in a pod that shares its PID namespace.
+    pub fn new(record: PodRecord, state: PodState, network: PodNetwork, init_pid: Option<i32>) -> Self {
+        Self { record, state: watch::Sender::new(state), network, init_pid, containers: Mutex::default() }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &PodId {
+        &self.record.id
+    }
+
+    /// The supervisor of a sandbox that is ready: the only way to start or exec anything.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is stopped or being stopped.
+    pub fn ready(&self) -> Result<Supervisor> {
+        match &*self.state.borrow() {
+            PodState::Ready(supervisor) => Ok(supervisor.clone()),
+            PodState::Stopping(_) | PodState::NotReady { .. } => Err(Error::State {
+                object: format!("pod sandbox {}", self.record.config.name),
+                problem: "is not ready; a new sandbox is needed",
+            }),
+        }
+    }
+
+    /// The supervisor as long as there is one.
+    pub fn supervisor(&self) -> Option<Supervisor> {
+        match &*self.state.borrow() {
+            PodState::Ready(s) | PodState::Stopping(s) => Some(s.clone()),
+            PodState::NotReady { .. } => None,
+        }
+    }
+
+    /// Whether CRI calls it SANDBOX_READY.
+    pub fn is_ready(&self) -> bool {
+        matches!(&*self.state.borrow(), PodState::Ready(_))
+    }
+
+    /// Ready → Stopping: from here on nothing new starts in it.
+    pub fn begin_stop(&self) {
+        self.state.send_modify(|state| {
+            if let PodState::Ready(supervisor) = state {
+                *state = PodState::Stopping(supervisor.clone());
+            }
+        });
+    }
+
+    /// Any state → NotReady; the time of the first transition is kept.
+    pub fn stopped(&self, now: Nanos) -> Nanos {
+        let mut since = now;
+        self.state.send_modify(|state| match state {
+            PodState::NotReady { since: first } => since = *first,
+            PodState::Ready(_) | PodState::Stopping(_) => *state = PodState::NotReady { since: now },
+        });
+        since
+    }
+
+    /// Its addresses and CNI result.
+    pub fn network(&self) -> &PodNetwork {
+        &self.network
+    }
+
+    /// The first process of the PID namespace that its containers share, if they share one.
+    pub fn init_pid(&self) -> Option<i32> {
+        self.init_pid
+    }
+
+    /// Its containers, the oldest first.
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        let mut all: Vec<_> = self.table().values().cloned().collect();
+        all.sort_by_key(|c| c.record.created_at);
+        all
+    }
+
+    /// One of its containers.
+    pub fn container(&self, id: &ContainerId) -> Option<Arc<Container>> {
+        self.table().get(id).cloned()
+    }
+
+    /// Enters a container that has just been made or found.
+    pub fn insert(&self, container: Arc<Container>) {
+        self.table().insert(container.record.id.clone(), container);
+    }
+
+    /// Forgets a container.
+    pub fn forget(&self, id: &ContainerId) {
+        self.table().remove(id);
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, Arc<Container>>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

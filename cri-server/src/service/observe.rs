@@ -1,0 +1,79 @@
+//! One layer around all calls: a span for what an operation logs, and one line with its outcome.
+//!
+//! Calls that clients poll are logged at debug level; the rest at info, failures at warn.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tonic::codegen::http::{Request, Response};
+use tower::{Layer, Service};
+use tracing::Instrument;
+
+/// Calls that kubelet makes every second or so, and reads that change nothing.
+const POLLED: [&str; 12] = [
+    "Version", "Status", "RuntimeConfig", "ListPodSandbox", "ListContainers", "ListImages", "PodSandboxStatus",
+    "ContainerStatus", "ImageStatus", "ImageFsInfo", "ExecSync", "ListContainerStats",
+];
+
+/// Wraps a server's services.
+#[derive(Clone, Copy, Default)]
+pub struct Observe;
+
+/// A wrapped service.
+#[derive(Clone)]
+pub struct Observed<S>(S);
+
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Observed(inner)
+    }
+}
+
+impl<S, A, B> Service<Request<A>> for Observed<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    S::Future: Send + 'static,
+    S::Error: std::fmt::Display,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let path = request.uri().path();
+        let call = path.rsplit('/').next().unwrap_or(path).to_owned();
+        let span = tracing::info_span!("call", name = %call);
+        let started = Instant::now();
+        let answer = self.0.call(request);
+        let logged = async move {
+            let outcome = answer.await;
+            log(&call, started, outcome.as_ref());
+            outcome
+        };
+        Box::pin(logged.instrument(span))
+    }
+}
+
+fn log<B, E: std::fmt::Display>(call: &str, started: Instant, outcome: Result<&Response<B>, &E>) {
+    let ms = started.elapsed().as_micros() as f64 / 1000.0;
+    let header = |response: &Response<B>, name: &str| {
+        response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    match outcome {
+        Ok(response) => match header(response, "grpc-status").as_str() {
+            "" | "0" if POLLED.contains(&call) => tracing::debug!(call, ms, "done"),
+            "" | "0" => tracing::info!(call, ms, "done"),
+            // NotFound is an ordinary answer to a client that looks before it acts.
+            code @ ("5" | "12") => tracing::debug!(call, ms, code, message = header(response, "grpc-message"), "refused"),
+            code => tracing::warn!(call, ms, code, message = header(response, "grpc-message"), "failed"),
+        },
+        Err(error) => tracing::warn!(call, ms, %error, "failed"),
+    }
+}

@@ -1,0 +1,232 @@
+//! CRI's RuntimeService.
+
+use cri_api::v1::{self, runtime_service_server::RuntimeService};
+use futures::stream::BoxStream;
+use tonic::{Request, Response, Status};
+
+use super::Runtime;
+use crate::ops;
+
+type Reply<T> = Result<Response<T>, Status>;
+type Stream<T> = BoxStream<'static, Result<T, Status>>;
+
+/// Answers for a call that this version does not have, by name.
+fn absent<T>(call: &str) -> Reply<T> {
+    Err(Status::unimplemented(format!("{call} is not implemented by this version of crisp")))
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Runtime {
+    async fn version(&self, _: Request<v1::VersionRequest>) -> Reply<v1::VersionResponse> {
+        Ok(Response::new(ops::status::version()))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
+        Ok(Response::new(ops::status::status(&self.0, request.into_inner().verbose).await))
+    }
+
+    async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Reply<v1::RuntimeConfigResponse> {
+        Ok(Response::new(ops::status::runtime_config(&self.0)))
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Reply<v1::RunPodSandboxResponse> {
+        let pod_sandbox_id = ops::run_pod::run(&self.0, request.into_inner()).await?.to_string();
+        Ok(Response::new(v1::RunPodSandboxResponse { pod_sandbox_id }))
+    }
+
+    async fn stop_pod_sandbox(&self, request: Request<v1::StopPodSandboxRequest>) -> Reply<v1::StopPodSandboxResponse> {
+        ops::stop_pod::stop(&self.0, &request.into_inner().pod_sandbox_id).await?;
+        Ok(Response::new(v1::StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<v1::RemovePodSandboxRequest>,
+    ) -> Reply<v1::RemovePodSandboxResponse> {
+        ops::remove_pod::remove(&self.0, &request.into_inner().pod_sandbox_id).await?;
+        Ok(Response::new(v1::RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Reply<v1::PodSandboxStatusResponse> {
+        Ok(Response::new(ops::inspect::pod(&self.0, &request.into_inner())?))
+    }
+
+    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Reply<v1::ListPodSandboxResponse> {
+        let items = ops::inspect::pods(&self.0, request.into_inner().filter.as_ref());
+        Ok(Response::new(v1::ListPodSandboxResponse { items }))
+    }
+
+    async fn create_container(&self, request: Request<v1::CreateContainerRequest>) -> Reply<v1::CreateContainerResponse> {
+        let container_id = ops::create::create(&self.0, request.into_inner()).await?.to_string();
+        Ok(Response::new(v1::CreateContainerResponse { container_id }))
+    }
+
+    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Reply<v1::StartContainerResponse> {
+        ops::start::start(&self.0, &request.into_inner().container_id).await?;
+        Ok(Response::new(v1::StartContainerResponse {}))
+    }
+
+    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Reply<v1::StopContainerResponse> {
+        let request = request.into_inner();
+        ops::stop::stop(&self.0, &request.container_id, request.timeout).await?;
+        Ok(Response::new(v1::StopContainerResponse {}))
+    }
+
+    async fn remove_container(&self, request: Request<v1::RemoveContainerRequest>) -> Reply<v1::RemoveContainerResponse> {
+        ops::remove::remove(&self.0, &request.into_inner().container_id).await?;
+        Ok(Response::new(v1::RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Reply<v1::ListContainersResponse> {
+        let containers = ops::inspect::containers(&self.0, request.into_inner().filter.as_ref());
+        Ok(Response::new(v1::ListContainersResponse { containers }))
+    }
+
+    async fn container_status(&self, request: Request<v1::ContainerStatusRequest>) -> Reply<v1::ContainerStatusResponse> {
+        Ok(Response::new(ops::inspect::container(&self.0, &request.into_inner())?))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<v1::ReopenContainerLogRequest>,
+    ) -> Reply<v1::ReopenContainerLogResponse> {
+        ops::reopen_log::reopen(&self.0, &request.into_inner().container_id).await?;
+        Ok(Response::new(v1::ReopenContainerLogResponse {}))
+    }
+
+    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Reply<v1::ExecSyncResponse> {
+        Ok(Response::new(ops::exec_sync::exec(&self.0, request.into_inner()).await?))
+    }
+
+    // What follows comes with later versions.
+
+    type StreamPodSandboxesStream = Stream<v1::StreamPodSandboxesResponse>;
+    type StreamContainersStream = Stream<v1::StreamContainersResponse>;
+    type StreamContainerStatsStream = Stream<v1::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Stream<v1::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxMetricsStream = Stream<v1::StreamPodSandboxMetricsResponse>;
+    type GetContainerEventsStream = Stream<v1::ContainerEventResponse>;
+
+    async fn update_runtime_config(
+        &self,
+        _: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Reply<v1::UpdateRuntimeConfigResponse> {
+        absent("UpdateRuntimeConfig")
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        _: Request<v1::StreamPodSandboxesRequest>,
+    ) -> Reply<Self::StreamPodSandboxesStream> {
+        absent("StreamPodSandboxes")
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Reply<v1::UpdatePodSandboxResourcesResponse> {
+        absent("UpdatePodSandboxResources")
+    }
+
+    async fn stream_containers(&self, _: Request<v1::StreamContainersRequest>) -> Reply<Self::StreamContainersStream> {
+        absent("StreamContainers")
+    }
+
+    async fn update_container_resources(
+        &self,
+        _: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Reply<v1::UpdateContainerResourcesResponse> {
+        absent("UpdateContainerResources")
+    }
+
+    async fn exec(&self, _: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
+        absent("Exec")
+    }
+
+    async fn attach(&self, _: Request<v1::AttachRequest>) -> Reply<v1::AttachResponse> {
+        absent("Attach")
+    }
+
+    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Reply<v1::PortForwardResponse> {
+        absent("PortForward")
+    }
+
+    async fn container_stats(&self, _: Request<v1::ContainerStatsRequest>) -> Reply<v1::ContainerStatsResponse> {
+        absent("ContainerStats")
+    }
+
+    async fn list_container_stats(
+        &self,
+        _: Request<v1::ListContainerStatsRequest>,
+    ) -> Reply<v1::ListContainerStatsResponse> {
+        absent("ListContainerStats")
+    }
+
+    async fn stream_container_stats(
+        &self,
+        _: Request<v1::StreamContainerStatsRequest>,
+    ) -> Reply<Self::StreamContainerStatsStream> {
+        absent("StreamContainerStats")
+    }
+
+    async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Reply<v1::PodSandboxStatsResponse> {
+        absent("PodSandboxStats")
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Reply<v1::ListPodSandboxStatsResponse> {
+        absent("ListPodSandboxStats")
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Reply<Self::StreamPodSandboxStatsStream> {
+        absent("StreamPodSandboxStats")
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Reply<v1::ListMetricDescriptorsResponse> {
+        absent("ListMetricDescriptors")
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Reply<v1::ListPodSandboxMetricsResponse> {
+        absent("ListPodSandboxMetrics")
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::StreamPodSandboxMetricsRequest>,
+    ) -> Reply<Self::StreamPodSandboxMetricsStream> {
+        absent("StreamPodSandboxMetrics")
+    }
+
+    async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Reply<Self::GetContainerEventsStream> {
+        absent("GetContainerEvents")
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<v1::CheckpointContainerRequest>,
+    ) -> Reply<v1::CheckpointContainerResponse> {
+        absent("CheckpointContainer")
+    }
+
+    async fn checkpoint_pod(&self, _: Request<v1::CheckpointPodRequest>) -> Reply<v1::CheckpointPodResponse> {
+        absent("CheckpointPod")
+    }
+
+    async fn restore_pod(&self, _: Request<v1::RestorePodRequest>) -> Reply<v1::RestorePodResponse> {
+        absent("RestorePod")
+    }
+}

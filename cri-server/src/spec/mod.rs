@@ -1,0 +1,212 @@
+//! From a request and an image's configuration to the OCI runtime specification.
+//!
+//! ```text
+//!  PodRecord ─────────┐
+//!  ContainerConfig ───┼─► process · mounts · resources · linux ─► Spec ─► runtime::launch
+//!  ProcessDefaults ───┘
+//! ```
+//!
+//! The specification is the contract with the `runtime` crate, and what verbose status shows. It can
+//! only hold text; arguments and environment, which are bytes, travel beside it.
+
+pub mod capabilities;
+pub mod identity;
+mod mounts;
+mod process;
+mod resources;
+
+use std::path::{Path, PathBuf};
+
+use image::config::ProcessDefaults;
+use oci_spec::runtime::{
+    Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Process, Root, Spec,
+};
+
+use crate::Result;
+use crate::container::{ContainerConfig, Identity};
+use crate::ids::ContainerId;
+use crate::pod::{NamespaceMode, PodRecord};
+
+pub use process::exec;
+pub use resources::limits;
+
+/// Paths hidden from a container whose request lists none. (kubelet always lists them, except for an
+/// unmasked /proc, which Kubernetes grants only to pods with a user namespace of their own.)
+const MASKED: [&str; 13] = [
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+    "/sys/firmware", "/sys/fs/selinux",
+];
+/// Paths that are read-only in a container whose request lists none.
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Everything that the specification of a container is made of.
+pub struct Ingredients<'a> {
+    /// The container's id.
+    pub id: &'a ContainerId,
+    /// Its pod.
+    pub pod: &'a PodRecord,
+    /// The request.
+    pub config: &'a ContainerConfig,
+    /// The image.
+    pub image: &'a ProcessDefaults,
+    /// The image's user databases.
+    pub databases: &'a identity::Databases,
+    /// Where the pod's own files are.
+    pub files: &'a PodFiles,
+    /// The container's cgroup.
+    pub cgroup: &'a str,
+    /// The process whose PID namespace it joins, in TARGET mode.
+    pub target: Option<i32>,
+}
+
+/// The files that a pod gives to all its containers.
+#[derive(Clone, Debug)]
+pub struct PodFiles {
+    /// Directory that holds them: `<state>/sandboxes/<id>`.
+    pub directory: PathBuf,
+}
+
+impl PodFiles {
+    /// Those of a pod below the daemon's state directory.
+    pub fn new(state_dir: &Path, pod: &crate::ids::PodId) -> Self {
+        Self { directory: state_dir.join("sandboxes").join(pod.as_str()) }
+    }
+
+    /// `/etc/hostname`.
+    pub fn hostname(&self) -> PathBuf {
+        self.directory.join("hostname")
+    }
+
+    /// `/etc/hosts`.
+    pub fn hosts(&self) -> PathBuf {
+        self.directory.join("hosts")
+    }
+
+    /// `/etc/resolv.conf`.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.directory.join("resolv.conf")
+    }
+
+    /// `/dev/shm`, one tmpfs for all containers of the pod.
+    pub fn shm(&self) -> PathBuf {
+        self.directory.join("shm")
+    }
+
+    /// The supervisor's control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("sock")
+    }
+}
+
+/// A finished specification, and what it cannot hold.
+#[derive(Debug)]
+pub struct ContainerSpec {
+    /// The specification.
+    pub spec: Spec,
+    /// Numbers of the container's first process.
+    pub identity: Identity,
+    /// Its arguments.
+    pub args: Vec<Vec<u8>>,
+    /// Its environment, `NAME=value`.
+    pub env: Vec<Vec<u8>>,
+}
+
+/// Builds the specification of a container.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] for whatever the request or the image asks that cannot be.
+pub fn build(ingredients: &Ingredients<'_>) -> Result<ContainerSpec> {
+    let config = ingredients.config;
+    let resolved = identity::resolve(&config.security, &ingredients.image.user, ingredients.databases)?;
+    let args = process::arguments(config, ingredients.image)?;
+    let env = process::environment(config, ingredients.image, ingredients.pod, &resolved.home)?;
+    let mut process = Process::default();
+    process::fill(&mut process, ingredients, &resolved.identity, &args, &env)?;
+
+    let mut root = Root::default();
+    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(config.security.readonly_rootfs));
+    let mut spec = Spec::default();
+    spec.set_version("1.2.1".to_owned())
+        .set_root(Some(root))
+        .set_process(Some(process))
+        .set_mounts(Some(mounts::build(ingredients)?))
+        .set_annotations(Some(annotations(ingredients)))
+        .set_linux(Some(linux(ingredients)?));
+    Ok(ContainerSpec { spec, identity: resolved.identity, args, env })
+}
+
+fn linux(ingredients: &Ingredients<'_>) -> Result<Linux> {
+    let security = &ingredients.config.security;
+    let mut linux = Linux::default();
+    let paths = |asked: &[String], default: &[&str]| match (security.privileged, asked.is_empty()) {
+        (true, _) => Vec::new(),
+        (false, false) => asked.to_vec(),
+        (false, true) => default.iter().map(|p| (*p).to_owned()).collect(),
+    };
+    let masked = paths(&security.masked_paths, &MASKED);
+    let readonly = paths(&security.readonly_paths, &READONLY);
+    let resources: LinuxResources = limits(&ingredients.config.resources)?;
+    let (devices, resources) = resources::devices(ingredients.config, resources)?;
+    linux
+        .set_namespaces(Some(namespaces(ingredients)))
+        .set_cgroups_path(Some(PathBuf::from(ingredients.cgroup)))
+        .set_masked_paths(Some(masked))
+        .set_readonly_paths(Some(readonly))
+        .set_rootfs_propagation(Some(mounts::rootfs_propagation(ingredients.config).to_owned()))
+        .set_devices(Some(devices))
+        .set_resources(Some(resources))
+        // Sysctls belong to the pod: its supervisor sets them when it makes the namespaces.
+        .set_sysctl(None);
+    Ok(linux)
+}
+
+/// Namespaces that stand without a path are the supervisor's own (net, ipc, uts), which are the
+/// pod's, or new ones (mount, pid, cgroup); one that is absent is the node's.
+fn namespaces(ingredients: &Ingredients<'_>) -> Vec<LinuxNamespace> {
+    let pod = &ingredients.pod.config.namespaces;
+    let own = &ingredients.config.security.namespaces;
+    let mut all = vec![
+        namespace(LinuxNamespaceType::Mount, None),
+        namespace(LinuxNamespaceType::Cgroup, None),
+    ];
+    if pod.network != NamespaceMode::Node {
+        all.push(namespace(LinuxNamespaceType::Network, None));
+        all.push(namespace(LinuxNamespaceType::Uts, None));
+    }
+    if pod.ipc != NamespaceMode::Node {
+        all.push(namespace(LinuxNamespaceType::Ipc, None));
+    }
+    match (&own.pid, ingredients.target) {
+        (NamespaceMode::Node, _) => {}
+        (NamespaceMode::Container | NamespaceMode::Pod | NamespaceMode::Target(_), None) => {
+            all.push(namespace(LinuxNamespaceType::Pid, None));
+        }
+        (_, Some(pid)) => {
+            all.push(namespace(LinuxNamespaceType::Pid, Some(format!("/proc/{pid}/ns/pid"))));
+        }
+    }
+    all
+}
+
+fn namespace(typ: LinuxNamespaceType, path: Option<String>) -> LinuxNamespace {
+    let mut namespace = LinuxNamespace::default();
+    namespace.set_typ(typ).set_path(path.map(PathBuf::from));
+    namespace
+}
+
+/// The annotations that agents on the node look for in a specification.
+fn annotations(ingredients: &Ingredients<'_>) -> std::collections::HashMap<String, String> {
+    let name = &ingredients.pod.config.name;
+    [
+        ("crisp.run/container-type", "container".to_owned()),
+        ("crisp.run/container-name", ingredients.config.name.name.clone()),
+        ("crisp.run/sandbox-id", ingredients.pod.id.to_string()),
+        ("crisp.run/sandbox-name", name.name.clone()),
+        ("crisp.run/sandbox-namespace", name.namespace.clone()),
+        ("crisp.run/sandbox-uid", name.uid.clone()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}

@@ -1,0 +1,230 @@
+//! The records of pods and containers: what must outlive the daemon.
+//!
+//! ```text
+//!   pods        id │ name (unique) │ record (immutable) │ phase │ network
+//!   containers  id │ pod │ name (unique in its pod) │ record (immutable) │ state
+//! ```
+//!
+//! A record is written once and never rewritten, so that keys which only a newer version knows stay
+//! in it; what changes is small and beside it. Blobs are CBOR behind one byte that tells their
+//! version. A write is answered when it is safe from the death of the process; after a power loss the
+//! newest ones may be missing, which a reboot makes void anyway.
+
+mod codec;
+
+use std::path::Path;
+
+use image::database::{Database, DatabaseError, Durability, Opened, Schema, rusqlite};
+use rusqlite::Row;
+
+pub use codec::{addresses, environment, strings};
+use codec::{decode, encode};
+
+use crate::container::{ContainerRecord, ContainerState};
+use crate::ids::{ContainerId, PodId};
+use crate::pod::{PodNetwork, PodPhase, PodRecord};
+
+/// "crsp", in the header of the file.
+const APPLICATION_ID: i32 = 0x6372_7370;
+
+const SCHEMA: Schema = Schema {
+    application_id: APPLICATION_ID,
+    migrations: &["
+        CREATE TABLE pods (
+            id      TEXT PRIMARY KEY,
+            name    TEXT NOT NULL UNIQUE,
+            record  BLOB NOT NULL,
+            phase   BLOB NOT NULL,
+            network BLOB NOT NULL
+        ) WITHOUT ROWID, STRICT;
+        CREATE TABLE containers (
+            id      TEXT PRIMARY KEY,
+            pod     TEXT NOT NULL,
+            name    TEXT NOT NULL,
+            record  BLOB NOT NULL,
+            state   BLOB NOT NULL,
+            UNIQUE (pod, name)
+        ) WITHOUT ROWID, STRICT;
+    "],
+    durability: Durability::Normal,
+};
+
+/// A pod as it was last recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredPod {
+    /// What never changes.
+    pub record: PodRecord,
+    /// Where it was.
+    pub phase: PodPhase,
+    /// What CNI gave it.
+    pub network: PodNetwork,
+}
+
+/// A container as it was last recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredContainer {
+    /// What never changes.
+    pub record: ContainerRecord,
+    /// Where it was.
+    pub state: ContainerState,
+}
+
+/// Everything that is recorded.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// All pods.
+    pub pods: Vec<StoredPod>,
+    /// All containers.
+    pub containers: Vec<StoredContainer>,
+    /// Ids of rows whose blob could not be read; they are left as they are.
+    pub unreadable: Vec<String>,
+}
+
+/// `pods.db`.
+pub struct Store {
+    database: Database,
+}
+
+type Result<T> = std::result::Result<T, DatabaseError>;
+
+impl Store {
+    /// Opens or creates the records.
+    ///
+    /// # Errors
+    /// A file of a newer version or of another program, or the file system's refusal.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (database, opened) = Database::open(path, &SCHEMA)?;
+        match opened {
+            Opened::Created | Opened::Existing => {}
+            Opened::Migrated { from, copy } => {
+                tracing::info!(from, copy = %copy.display(), "records brought forward");
+            }
+            Opened::Rebuilt { set_aside, damage } => {
+                tracing::error!(set_aside = %set_aside.display(), damage, "records were damaged and set aside");
+            }
+        }
+        Ok(Self { database })
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// What SQLite answers. An unreadable row is no error: it is reported and skipped.
+    pub async fn load(&self) -> Result<Stored> {
+        self.database
+            .read(|connection| {
+                let mut stored = Stored::default();
+                let mut pods = connection.prepare("SELECT id, record, phase, network FROM pods")?;
+                for row in pods.query_map([], pod_row)? {
+                    match row? {
+                        Ok(pod) => stored.pods.push(pod),
+                        Err(id) => stored.unreadable.push(id),
+                    }
+                }
+                let mut containers = connection.prepare("SELECT id, record, state FROM containers")?;
+                for row in containers.query_map([], container_row)? {
+                    match row? {
+                        Ok(container) => stored.containers.push(container),
+                        Err(id) => stored.unreadable.push(id),
+                    }
+                }
+                Ok(stored)
+            })
+            .await
+    }
+
+    /// Records that a pod is about to be made.
+    ///
+    /// # Errors
+    /// What SQLite answers, also when a pod of that name is recorded already.
+    pub async fn insert_pod(&self, pod: &PodRecord) -> Result<()> {
+        let name = &pod.config.name;
+        let row = (
+            pod.id.to_string(),
+            format!("{}/{}/{}/{}", name.namespace, name.name, name.uid, name.attempt),
+            encode(pod),
+            encode(&PodPhase::Intent),
+            encode(&PodNetwork::default()),
+        );
+        self.execute("INSERT INTO pods (id, name, record, phase, network) VALUES (?, ?, ?, ?, ?)", row).await
+    }
+
+    /// Records that namespaces and network stand.
+    ///
+    /// # Errors
+    /// What SQLite answers.
+    pub async fn pod_ready(&self, id: &PodId, network: &PodNetwork) -> Result<()> {
+        let row = (encode(&PodPhase::Ready), encode(network), id.to_string());
+        self.execute("UPDATE pods SET phase = ?, network = ? WHERE id = ?", row).await
+    }
+
+    /// Records another phase of a pod.
+    ///
+    /// # Errors
+    /// What SQLite answers.
+    pub async fn pod_phase(&self, id: &PodId, phase: PodPhase) -> Result<()> {
+        self.execute("UPDATE pods SET phase = ? WHERE id = ?", (encode(&phase), id.to_string())).await
+    }
+
+    /// Forgets a pod.
+    ///
+    /// # Errors
+    /// What SQLite answers.
+    pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
+        self.execute("DELETE FROM pods WHERE id = ?", (id.to_string(),)).await
+    }
+
+    /// Records a container that has just been made.
+    ///
+    /// # Errors
+    /// What SQLite answers, also when its pod has a container of that name already.
+    pub async fn insert_container(&self, container: &ContainerRecord) -> Result<()> {
+        let row = (
+            container.id.to_string(),
+            container.pod.to_string(),
+            format!("{}/{}", container.config.name.name, container.config.name.attempt),
+            encode(container),
+            encode(&ContainerState::Created),
+        );
+        self.execute("INSERT INTO containers (id, pod, name, record, state) VALUES (?, ?, ?, ?, ?)", row).await
+    }
+
+    /// Records a container's new state.
+    ///
+    /// # Errors
+    /// What SQLite answers.
+    pub async fn container_state(&self, id: &ContainerId, state: &ContainerState) -> Result<()> {
+        self.execute("UPDATE containers SET state = ? WHERE id = ?", (encode(state), id.to_string())).await
+    }
+
+    /// Forgets a container.
+    ///
+    /// # Errors
+    /// What SQLite answers.
+    pub async fn remove_container(&self, id: &ContainerId) -> Result<()> {
+        self.execute("DELETE FROM containers WHERE id = ?", (id.to_string(),)).await
+    }
+
+    async fn execute(&self, sql: &'static str, row: impl rusqlite::Params + Send + 'static) -> Result<()> {
+        self.database
+            .write(move |transaction| transaction.execute(sql, row).map(|_| ()))
+            .await
+    }
+}
+
+fn pod_row(row: &Row<'_>) -> rusqlite::Result<std::result::Result<StoredPod, String>> {
+    let id: String = row.get(0)?;
+    let blobs: [Vec<u8>; 3] = [row.get(1)?, row.get(2)?, row.get(3)?];
+    let read = || Some(StoredPod { record: decode(&blobs[0])?, phase: decode(&blobs[1])?, network: decode(&blobs[2])? });
+    Ok(read().filter(|pod| pod.record.id.as_str() == id).ok_or(id))
+}
+
+fn container_row(row: &Row<'_>) -> rusqlite::Result<std::result::Result<StoredContainer, String>> {
+    let id: String = row.get(0)?;
+    let blobs: [Vec<u8>; 2] = [row.get(1)?, row.get(2)?];
+    let read = || Some(StoredContainer { record: decode(&blobs[0])?, state: decode(&blobs[1])? });
+    Ok(read().filter(|container| container.record.id.as_str() == id).ok_or(id))
+}
+
+#[cfg(test)]
+mod tests;
