@@ -35,6 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Whatever keeps the daemon from starting: another instance, a directory it cannot use, records of a
 /// newer version.
 pub async fn serve(config: Config) -> Result<()> {
+    runtime::client::keep_descriptors_from_children().map_err(Error::io("close_range", "/proc/self/fd"))?;
     directories(&config)?;
     let _instance = only_instance(&config.state_dir)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("watch", "SIGTERM"))?;

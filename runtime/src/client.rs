@@ -224,6 +224,15 @@ pub fn connect(path: &Path, pid: Option<i32>) -> Result<Connected, ClientError> 
     })
 }
 
+/// Marks every descriptor above standard error to be closed on exec, so that nothing this process was started with
+/// reaches what it starts. For the first moments of a daemon.
+///
+/// # Errors
+/// Those of close_range(2).
+pub fn keep_descriptors_from_children() -> io::Result<()> {
+    Ok(crate::sys::fds::close_on_exec_from(3)?)
+}
+
 /// A listening socket `directory/sock`, mode 0600, in place of whatever had that name.
 fn listen_in(directory: &Path) -> io::Result<OwnedFd> {
     let held = hold(directory)?;

@@ -127,7 +127,9 @@ pub fn build(ingredients: &Ingredients<'_>) -> Result<ContainerSpec> {
     let mut root = Root::default();
     root.set_path(PathBuf::from("rootfs")).set_readonly(Some(config.security.readonly_rootfs));
     let mut spec = Spec::default();
+    // The pod has the hostname: it belongs to a namespace that the supervisor has made.
     spec.set_version("1.2.1".to_owned())
+        .set_hostname(None)
         .set_root(Some(root))
         .set_process(Some(process))
         .set_mounts(Some(mounts::build(ingredients)?))
