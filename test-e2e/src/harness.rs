@@ -293,16 +293,14 @@ impl Server {
             self.restart().await;
         }
         self.converge().await;
-        let may_stay = |trace: &Trace| matches!(trace, Trace::Link(name) if name == BRIDGE);
+        // The bridge and its permanent port serve until the daemon is stopped.
+        let may_stay = |trace: &Trace| matches!(trace, Trace::Link(name) if name.starts_with(BRIDGE));
         self.nothing_left("after removing all pods and images", |trace| {
             may_stay(trace) || self.is_infrastructure(trace)
         })
         .await;
         self.stop().await;
-        self.nothing_left("after stopping the daemon", |trace| {
-            may_stay(trace) || self.is_cgroup_of_daemon(trace)
-        })
-        .await;
+        self.nothing_left("after stopping the daemon", |trace| self.is_cgroup_of_daemon(trace)).await;
         for cgroup in self.layout.scope(&self.host).cgroups().iter().rev() {
             fs::remove_dir(cgroup)
                 .unwrap_or_else(|error| panic!("{} is not empty: {error}", cgroup.display()));

@@ -67,7 +67,8 @@ impl Layout {
             fs::create_dir(directory.path().join(below)).expect("an empty directory");
         }
         Self {
-            lasting: vec![data.join("db"), state.join("lock")],
+            // The empty attachment directory and what the embedded network remembers of the host.
+            lasting: vec![data.join("db"), data.join("cni/attachments"), data.join("cni/host.json"), state.join("lock")],
             files: [state, data],
             cgroup_root: format!("crisp-test-{}-{number}", std::process::id()),
             directory,
