@@ -12,22 +12,20 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect as connect_socket, listen,
     socket_with, sockopt::socket_peercred,
 };
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 pub use crate::protocol::{Event, Frame, Kind, Reply, Request, Socket};
 
 use crate::cgroup::Cgroup;
 use crate::protocol::PodId;
-use crate::sys::{binary, proc};
+use crate::sys;
 
 /// Name of the socket in a pod's run directory.
 pub const SOCKET_NAME: &str = "sock";
@@ -121,7 +119,7 @@ impl SupervisorBinary {
     /// # Errors
     /// [`ClientError::Load`]
     pub fn load(path: &Path) -> Result<SupervisorBinary, ClientError> {
-        binary::load(path)
+        sys::binary::load(path)
             .map(SupervisorBinary)
             .map_err(|source| ClientError::Load {
                 path: path.to_owned(),
@@ -151,23 +149,21 @@ impl SupervisorBinary {
         };
         let listener = listen_in(spawn.directory).map_err(fail("listen"))?;
         let (ours, theirs) = Socket::pair().map_err(fail("socketpair"))?;
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
-        command
-            .arg0("crisp-pod")
-            .arg(spawn.pod.as_str())
-            .arg(spawn.exits)
-            .args(spawn.cgroup.map(entrances).unwrap_or_default())
-            .env_clear()
-            .current_dir("/")
-            .stdin(listener)
-            .stdout(OwnedFd::from(theirs))
-            .stderr(spawn.stderr.map_or_else(Stdio::null, Stdio::from));
-        let child = command.spawn().map_err(fail("spawn"))?;
-        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
-        // The child is not reaped before somebody waits for this pidfd, so the pid is its own.
-        let opened = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
-        let pidfd = opened.map_err(io::Error::from).map_err(fail("pidfd_open"))?;
-        let start_time = proc::start_time(pid).map_err(fail("read start time"))?;
+        let stderr = match spawn.stderr {
+            Some(stderr) => stderr,
+            None => OwnedFd::from(File::create("/dev/null").map_err(fail("open /dev/null"))?),
+        };
+        let entrances = spawn.cgroup.map(entrances).unwrap_or_default();
+        let mut arguments = vec![
+            OsStr::new("crisp-pod"),
+            spawn.pod.as_str().as_ref(),
+            spawn.exits.as_os_str(),
+        ];
+        arguments.extend(entrances.iter().map(|tasks| tasks.as_os_str()));
+        let program = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let stdio = [listener.as_fd(), theirs.as_fd(), stderr.as_fd()];
+        let pid = sys::spawn::spawn(program.as_ref(), &arguments, stdio).map_err(fail("spawn"))?;
+        let (pidfd, start_time) = hold(pid).map_err(fail("hold"))?;
         Ok(Spawned {
             connection: ours,
             pid,
@@ -175,6 +171,20 @@ impl SupervisorBinary {
             start_time,
         })
     }
+}
+
+/// The pidfd and the start time of a child that nobody has reaped yet, so that the pid is its own. Without them it could
+/// not be kept track of: then it is ended at once.
+fn hold(child: i32) -> io::Result<(OwnedFd, u64)> {
+    let pid = Pid::from_raw(child).ok_or(io::ErrorKind::InvalidData)?;
+    let held = pidfd_open(pid, PidfdFlags::empty())
+        .map_err(io::Error::from)
+        .and_then(|pidfd| Ok((pidfd, sys::proc::start_time(child)?)));
+    if held.is_err() {
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = waitpid(Some(pid), WaitOptions::empty());
+    }
+    held
 }
 
 impl AsFd for SupervisorBinary {
@@ -235,7 +245,7 @@ pub fn keep_descriptors_from_children() -> io::Result<()> {
 
 /// A listening socket `directory/sock`, mode 0600, in place of whatever had that name.
 fn listen_in(directory: &Path) -> io::Result<OwnedFd> {
-    let held = hold(directory)?;
+    let held = open_directory(directory)?;
     match rustix::fs::unlinkat(&held, SOCKET_NAME, rustix::fs::AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
@@ -251,7 +261,7 @@ fn listen_in(directory: &Path) -> io::Result<OwnedFd> {
 
 fn connect_by_directory(path: &Path) -> io::Result<OwnedFd> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-    let held = hold(path.parent().ok_or_else(invalid)?)?;
+    let held = open_directory(path.parent().ok_or_else(invalid)?)?;
     let socket = seqpacket()?;
     connect_socket(
         &socket,
@@ -260,7 +270,7 @@ fn connect_by_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn hold(directory: &Path) -> io::Result<File> {
+fn open_directory(directory: &Path) -> io::Result<File> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(File::from(openat(CWD, directory, flags, Mode::empty())?))
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use nix::sys::signal::SigSet;
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::process::{DumpableBehavior, getpid, set_dumpable_behavior, setsid};
+use rustix::process::{DumpableBehavior, getpid, set_dumpable_behavior};
 
 use super::connection::{Listener, Stage};
 use super::control::{Identity, Supervisor};
@@ -92,8 +92,7 @@ fn fresh(pod: PodId, exits: &Path, cgroups: &[PathBuf]) -> Result<Supervisor, St
         std::fs::write(tasks, "0").map_err(system("enter cgroup"))?;
     }
     harden();
-    // A session of its own; the one error there is says that it leads one already.
-    let _ = setsid();
+    std::env::set_current_dir("/").map_err(system("enter /"))?;
     let (listener, first) = take_sockets().map_err(system("take sockets"))?;
     let exits = ExitDirectory::open(exits).map_err(system("open exit directory"))?;
     let identity = Identity {

@@ -9,11 +9,13 @@ pub(crate) mod fds;
 pub(crate) mod memfd;
 pub(crate) mod mount;
 pub(crate) mod net;
+pub(crate) mod pages;
 pub(crate) mod pidfd;
 pub(crate) mod proc;
 pub(crate) mod sched;
 pub(crate) mod scm;
 pub(crate) mod signal;
+pub(crate) mod spawn;
 
 use rustix::io::Errno;
 

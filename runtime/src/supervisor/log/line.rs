@@ -8,6 +8,7 @@
 //! records do not depend on how the bytes came in.
 
 use super::stamp::STAMP_LEN;
+use crate::sys::pages::Pages;
 
 /// Longest content of one record in bytes; what containerd and CRI-O write, and kubelet reads.
 pub(crate) const PIECE: usize = 16 * 1024;
@@ -29,7 +30,7 @@ pub(crate) trait Output {
 #[derive(Debug)]
 pub(crate) struct Lines {
     prefix: [u8; PREFIX_LEN],
-    held: Box<[u8]>,
+    held: Pages,
     held_len: usize,
     /// Pieces of the current line are already out.
     continued: bool,
@@ -40,10 +41,10 @@ impl Lines {
     pub(crate) fn new(name: &[u8; 8]) -> Lines {
         let mut prefix = [b' '; PREFIX_LEN];
         prefix[STAMP_LEN..STAMP_LEN + 8].copy_from_slice(name);
-        // Zeroed memory comes untouched from the kernel: a stream of short lines never uses more than its first page.
+        // A stream of short lines never uses more than the first page.
         Lines {
             prefix,
-            held: vec![0; PIECE].into_boxed_slice(),
+            held: Pages::new(PIECE),
             held_len: 0,
             continued: false,
         }

@@ -8,6 +8,7 @@ use super::file::LogFile;
 use super::line::{Lines, Output, PIECE, RECORD_MAX};
 use super::stamp::Stamp;
 use crate::protocol::UnixNanos;
+use crate::sys::pages::Pages;
 
 /// Bytes asked for in one read: the capacity of a pipe.
 const READ: usize = 64 * 1024;
@@ -43,8 +44,8 @@ pub(crate) struct Source {
 #[derive(Debug)]
 pub(crate) struct Buffers {
     /// Room for held bytes, then for one read.
-    input: Box<[u8]>,
-    batch: Box<[u8]>,
+    input: Pages,
+    batch: Pages,
 }
 
 /// What one read brought.
@@ -92,11 +93,16 @@ impl Source {
 
 impl Buffers {
     pub(crate) fn new() -> Buffers {
-        let zeroed = |length| vec![0; length].into_boxed_slice();
         Buffers {
-            input: zeroed(PIECE + READ),
-            batch: zeroed(BATCH),
+            input: Pages::new(PIECE + READ),
+            batch: Pages::new(BATCH),
         }
+    }
+
+    /// Gives their memory back until the next read. Nothing is in them between two reads.
+    pub(crate) fn release(&mut self) {
+        self.input.release();
+        self.batch.release();
     }
 }
 

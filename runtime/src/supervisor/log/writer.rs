@@ -13,6 +13,8 @@ use crate::supervisor::poll::{Bell, Poll, Ready};
 const DRAIN: Duration = Duration::from_secs(2);
 /// Pause before a report is tried again that found the control thread's queue full.
 const RETRY: Duration = Duration::from_millis(10);
+/// How long the writer keeps the memory of its buffers after the last bytes.
+const COOL_DOWN: Duration = Duration::from_secs(1);
 /// Token of the eventfd that announces commands; streams have `key << 1 | stream`.
 const COMMANDS: u64 = u64::MAX;
 
@@ -98,10 +100,22 @@ impl Writer {
     /// Runs until `Suspend`.
     pub(super) fn run(&mut self) {
         let mut ready: Ready = Default::default();
+        // Whether the buffers have been used since they were last given back.
+        let mut warm = false;
         loop {
             let draining = self.entries.iter().any(|entry| entry.finish_by.is_some());
-            // While a container's last bytes are being read there is always something to do.
-            for &token in self.poll.wait(&mut ready, draining.then_some(Duration::ZERO)) {
+            let pause = match (draining, warm) {
+                // While a container's last bytes are being read there is always something to do.
+                (true, _) => Some(Duration::ZERO),
+                (false, true) => Some(COOL_DOWN),
+                (false, false) => None,
+            };
+            let tokens = self.poll.wait(&mut ready, pause);
+            if tokens.is_empty() && !draining {
+                self.buffers.release();
+            }
+            warm = !tokens.is_empty() || draining;
+            for &token in tokens {
                 if token != COMMANDS {
                     self.pump(token);
                     continue;
