@@ -404,3 +404,15 @@ fn a_failure_reads_as_kubelet_shows_it() {
     };
     assert_eq!(failure.to_string(), "exec /bin/nope: No such file or directory");
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_message_brings_the_reader_down(bytes: Vec<u8>, kind in 0u16..20, bit in 0u16..3) {
+        let kind = Kind(kind | [0, Kind::REPLY, Kind::EVENT][usize::from(bit)]);
+        let frame = || Frame { kind, request_id: 1, body: bytes.clone(), fds: vec![fd()] };
+        let _ = Request::from_frame(frame());
+        let _ = Reply::from_frame(frame());
+        let _ = Event::from_frame(&frame());
+        let _ = Frame::parse(bytes.clone(), vec![]);
+    }
+}

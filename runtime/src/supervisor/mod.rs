@@ -22,9 +22,8 @@
 //! - No secret stays here: launch plans are read only by stage-1, after the clone.
 //!
 //! Harmless to whoever gets at it: it runs from sealed memory, outside the pod's cgroups, not dumpable, every descriptor
-//! close-on-exec. Signals from outside are blocked, SIGTERM too: it stays while its containers run, ends on
-//! `Shutdown`, and SIGKILL is there for all else. (Blocked, not ignored: what is ignored would survive the containers'
-//! `execve`, what is blocked as well, but launch resets both and a blocked signal cannot be lost on the way.)
+//! close-on-exec. Signals from outside are blocked, SIGTERM too: it stays while its containers run, leaves on
+//! `Shutdown`, and for all else there is SIGKILL. (What a process blocks its children inherit; launch resets it.)
 //!
 //! Read next: `control.rs`, the loop; `container.rs`, one container's life; `log/`, the writer.
 

@@ -31,6 +31,7 @@ pub(crate) struct Container {
     folder: tempfile::TempDir,
     process: Value,
     resources: Value,
+    pid: PidMode,
 }
 
 fn hierarchies() -> &'static Arc<Hierarchies> {
@@ -40,12 +41,17 @@ fn hierarchies() -> &'static Arc<Hierarchies> {
 
 /// A pod whose namespaces exist.
 pub(crate) fn pod() -> (Pod, Client) {
+    pod_with(PodPidMode::Container)
+}
+
+/// A pod whose containers have that pid namespace.
+pub(crate) fn pod_with(pid: PodPidMode) -> (Pod, Client) {
     let (pod, mut client) = Pod::spawn(None);
     let request = PodNamespaceRequest {
         hostname: Some("pod1".into()),
         network: NetworkMode::Pod,
         ipc: IpcMode::Pod,
-        pid: PodPidMode::Container,
+        pid,
         sysctls: vec![],
     };
     let plan = || PodPlan::new(request.clone()).unwrap().seal().unwrap();
@@ -54,7 +60,7 @@ pub(crate) fn pod() -> (Pod, Client) {
             panic!()
         };
         assert!(created.network.is_some() && created.ipc.is_some() && created.uts.is_some());
-        assert_eq!(created.init_pid, None);
+        assert_eq!(created.init_pid.is_some(), pid == PodPidMode::Pod);
     }
     (pod, client)
 }
@@ -86,11 +92,17 @@ impl Container {
             folder,
             process: process(args),
             resources: json!({}),
+            pid: PidMode::Container,
         }
     }
 
     pub(crate) fn with_memory(mut self, bytes: u64) -> Container {
         self.resources = json!({ "memory": { "limit": bytes } });
+        self
+    }
+
+    pub(crate) fn with_pid(mut self, pid: PidMode) -> Container {
+        self.pid = pid;
         self
     }
 
@@ -151,7 +163,7 @@ impl Container {
         let sharing = Sharing {
             network: NetworkMode::Pod,
             ipc: IpcMode::Pod,
-            pid: PidMode::Container,
+            pid: self.pid,
         };
         let context = LaunchContext {
             rootfs: Rootfs::Directory(self.root()),

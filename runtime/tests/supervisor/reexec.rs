@@ -1,8 +1,9 @@
 //! A newer binary takes over while containers run.
 
-use runtime::protocol::{ContainerState, ExecId, Reply, Request, SignalScope, Target};
+use runtime::launch::{PidMode, PodPidMode};
+use runtime::protocol::{ContainerState, ExecId, RefusalCode, Reply, Request, SignalScope, Target};
 
-use crate::container::{Container, await_file, exited, pod, records};
+use crate::container::{Container, await_file, exited, pod, pod_with, records, started};
 use crate::pod::binary;
 
 fn reexec() -> Request {
@@ -97,4 +98,34 @@ fn a_binary_that_is_none_interrupts_nothing() {
             "{line}"
         );
     }
+}
+
+#[test]
+fn the_pods_own_pid_1_stays() {
+    let (_pod, mut client) = pod_with(PodPidMode::Pod);
+    let init = client.list().init_pid;
+    let first = Container::shell("sleep 1000").with_pid(PidMode::Pod);
+    first.start(&mut client);
+    assert!(matches!(client.ask(reexec()), Reply::Done));
+    assert!(init.is_some() && client.list().init_pid == init);
+    // Joins the namespace by the descriptor that came along: it sees the first container.
+    let second =
+        Container::shell("for p in /proc/[0-9]*; do echo $(cat $p/cmdline); done").with_pid(PidMode::Pod);
+    second.start(&mut client);
+    assert_eq!(second.exited(&mut client).status.code, 0);
+    let log = second.read_log("log");
+    assert!(records(&log).iter().any(|line| line.contains("sleep")), "{log}");
+}
+
+#[test]
+fn a_container_joins_the_pid_namespace_of_another() {
+    let (_pod, mut client) = pod();
+    let first = Container::shell("sleep 1000");
+    let second = Container::shell("echo $(cat /proc/1/cmdline)").with_pid(PidMode::Target);
+    let request = || second.request_with(|start| start.pid_target = Some(first.id.clone()));
+    assert_eq!(client.refusal(request()), RefusalCode::UnknownContainer);
+    first.start(&mut client);
+    started(client.ask(request()));
+    assert_eq!(second.exited(&mut client).status.code, 0);
+    assert!(second.read_log("log").contains("sleep"));
 }
