@@ -130,8 +130,8 @@ impl Hierarchies {
     }
 
     #[cfg(test)]
-    pub(super) fn from_mounts(all: Vec<Hierarchy>) -> Arc<Hierarchies> {
-        Arc::new(Hierarchies { all })
+    pub(crate) fn from_mount_table(table: &[u8]) -> Arc<Hierarchies> {
+        Arc::new(Hierarchies { all: parse(table) })
     }
 }
 

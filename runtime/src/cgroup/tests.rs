@@ -1,1 +1,183 @@
+//! Cgroups of the host that runs the tests, and of a made-up v2 host.
 
+use std::fs;
+
+use serde_json::json;
+
+use super::*;
+
+/// A v2 host of plain directories: what is written can be read back.
+fn made_up() -> (tempfile::TempDir, Arc<Hierarchies>) {
+    let temp = tempfile::tempdir().unwrap();
+    let table = format!("31 27 0:27 / {} rw - cgroup2 cgroup2 rw\n", temp.path().display());
+    fs::write(
+        temp.path().join("cgroup.controllers"),
+        "cpuset cpu memory pids misc\n",
+    )
+    .unwrap();
+    let files = [
+        "cgroup.subtree_control",
+        "cpu.max",
+        "cpu.weight",
+        "memory.max",
+        "memory.high",
+        "pids.max",
+        "cgroup.kill",
+    ];
+    for directory in ["", "pods", "pods/id"] {
+        fs::create_dir_all(temp.path().join(directory)).unwrap();
+        for file in files {
+            fs::write(temp.path().join(directory).join(file), "").unwrap();
+        }
+    }
+    let hierarchies = Hierarchies::from_mount_table(table.as_bytes());
+    (temp, hierarchies)
+}
+
+fn resources(value: serde_json::Value) -> LinuxResources {
+    serde_json::from_value(value).unwrap()
+}
+
+#[test]
+fn a_v2_host_gets_one_write_per_file() {
+    let (temp, hierarchies) = made_up();
+    let cgroup = Cgroup::new(&hierarchies, "/pods", "id").unwrap();
+    let limits = json!({
+        "cpu": {"shares": 1024, "quota": 50000, "period": 100000},
+        "memory": {"limit": 1000, "swap": 1000},
+        "pids": {"limit": -1},
+        "unified": {"memory.high": "900"},
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
+    });
+    cgroup.create(Some(&resources(limits))).unwrap();
+    let read = |file: &str| fs::read_to_string(temp.path().join("pods/id").join(file)).unwrap();
+    assert_eq!(read("cpu.weight"), "100");
+    assert_eq!(read("cpu.max"), "50000 100000");
+    assert_eq!(read("memory.max"), "1000");
+    assert_eq!(read("memory.high"), "900");
+    assert_eq!(read("pids.max"), "max");
+    for parent in ["", "pods"] {
+        let enabled = fs::read_to_string(temp.path().join(parent).join("cgroup.subtree_control")).unwrap();
+        assert!(enabled.starts_with('+'), "{parent}: {enabled:?}");
+    }
+    assert_eq!(
+        read("cgroup.subtree_control"),
+        "",
+        "the leaf has processes and passes nothing on"
+    );
+    assert_eq!(
+        cgroup.oom_counter().unwrap(),
+        temp.path().join("pods/id/memory.events")
+    );
+    assert!(cgroup.tasks_files().is_empty());
+    cgroup.kill().unwrap();
+    assert_eq!(read("cgroup.kill"), "1");
+}
+
+#[test]
+fn a_failed_creation_leaves_nothing() {
+    let (temp, hierarchies) = made_up();
+    let cgroup = Cgroup::new(&hierarchies, "/pods/deeper", "other").unwrap();
+    // The plain directories have no such file, as a kernel without the controller has none.
+    let error = cgroup
+        .create(Some(&resources(json!({"pids": {"limit": 5}}))))
+        .unwrap_err();
+    assert!(matches!(error, CgroupError::Write { .. }), "{error}");
+    assert!(
+        !temp.path().join("pods/deeper").exists(),
+        "neither it nor the parent that was made for it"
+    );
+    assert!(temp.path().join("pods").exists());
+}
+
+#[test]
+fn paths_never_leave_the_hierarchy() {
+    let (_temp, hierarchies) = made_up();
+    for parent in [
+        "..",
+        "/a/../b",
+        "/a//b",
+        "/./a",
+        "/a/",
+        "a\nb",
+        "/x/..",
+        &"/y".repeat(2000),
+    ] {
+        assert!(
+            matches!(
+                Cgroup::new(&hierarchies, parent, "id"),
+                Err(CgroupError::Path { .. })
+            ),
+            "{parent:?}"
+        );
+    }
+    for id in ["", "..", ".", "a/b", "/a", "a\0b"] {
+        assert!(
+            matches!(
+                Cgroup::new(&hierarchies, "/pods", id),
+                Err(CgroupError::Path { .. })
+            ),
+            "{id:?}"
+        );
+    }
+    assert_eq!(
+        Cgroup::new(&hierarchies, "", "id").unwrap().path(),
+        Path::new("id")
+    );
+    assert_eq!(
+        Cgroup::new(&hierarchies, "/kubepods/burstable/podx", "id")
+            .unwrap()
+            .path(),
+        Path::new("kubepods/burstable/podx/id")
+    );
+}
+
+#[test]
+fn a_service_is_where_memory_is_charged() {
+    let table =
+        b"1 1 0:1 / /cg/memory rw - cgroup cgroup rw,memory\n2 1 0:2 / /cg/cpu rw - cgroup cgroup rw,cpu\n\
+                  3 1 0:3 / /cg/unified rw - cgroup2 cgroup2 rw\n";
+    let hierarchies = Hierarchies::from_mount_table(table);
+    let service = Cgroup::service(&hierarchies, "crisp/daemon").unwrap();
+    assert_eq!(
+        service.directories().collect::<Vec<_>>(),
+        [Path::new("/cg/memory/crisp/daemon")]
+    );
+    let whole = Cgroup::new(&hierarchies, "crisp", "x").unwrap();
+    assert_eq!(whole.directories().count(), 3);
+    assert_eq!(whole.tasks_files().len(), 2);
+    assert_eq!(
+        whole.oom_counter().unwrap(),
+        Path::new("/cg/memory/crisp/x/memory.oom_control")
+    );
+}
+
+#[test]
+fn creation_and_removal_can_be_repeated_on_this_host() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let hierarchies = Hierarchies::detect().unwrap();
+    let parent = format!("/crisp-unit-{}/a", std::process::id());
+    let cgroup = Cgroup::new(&hierarchies, &parent, "b").unwrap();
+    for _ in 0..2 {
+        cgroup
+            .create(Some(&resources(json!({"pids": {"limit": 7}}))))
+            .unwrap();
+    }
+    assert!(cgroup.directories().all(|path| path.is_dir()));
+    assert!(cgroup.pids().unwrap().is_empty());
+    cgroup.kill().unwrap();
+    // A container that may write its cgroups can make some of its own.
+    for directory in cgroup.directories() {
+        fs::create_dir_all(directory.join("nested/deeper")).unwrap();
+    }
+    for _ in 0..2 {
+        cgroup.remove().unwrap();
+    }
+    assert!(cgroup.directories().all(|path| !path.exists()));
+    Cgroup::new(&hierarchies, "", parent.split('/').nth(1).unwrap())
+        .unwrap()
+        .remove()
+        .unwrap();
+}

@@ -66,6 +66,7 @@ fn overlay_by_fsconfig(lower: &[HostPath], upper: &HostPath, work: &HostPath) ->
         return Err(Errno::INVAL);
     }
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "source", "overlay")?;
     for layer in lower {
         fsconfig_set_string(context.as_fd(), "lowerdir+", layer.as_c_str())?;
     }
@@ -75,6 +76,8 @@ fn overlay_by_fsconfig(lower: &[HostPath], upper: &HostPath, work: &HostPath) ->
         fsconfig_set_string(context.as_fd(), name, value)?;
     }
     fsconfig_set_flag(context.as_fd(), "volatile")?;
+    // Otherwise each new upper gets an attribute written to it, for users of file handles that there are none of.
+    fsconfig_set_string(context.as_fd(), "uuid", "null")?;
     fsconfig_create(context.as_fd())?;
     fsmount(
         context.as_fd(),
