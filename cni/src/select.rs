@@ -38,10 +38,12 @@ impl Inner {
     }
 
     pub(crate) fn select(&self) -> Result<(Selected, Option<&Embedded>), Error> {
-        match (self.loaded().network, &self.embedded) {
+        let loaded = self.loaded();
+        match (loaded.network, &self.embedded) {
             (Some(list), embedded) => Ok((Selected::Plugins(list), embedded.as_ref())),
-            (None, Some(embedded)) => Ok((Selected::Embedded, Some(embedded))),
-            (None, None) => Err(self.no_network()),
+            // A broken file tells that a network of plugins is meant: another one must not step in for it.
+            (None, Some(embedded)) if loaded.problems.is_empty() => Ok((Selected::Embedded, Some(embedded))),
+            (None, _) => Err(self.no_network()),
         }
     }
 
@@ -67,11 +69,11 @@ impl Inner {
                 let problem = self.chain_problem(&list);
                 (Some(ActiveNetwork::of_list(&list)), problem)
             }
-            (None, Some(embedded)) => {
+            (None, Some(embedded)) if loaded.problems.is_empty() => {
                 let problem = embedded.verify().err().map(|error| error.to_string());
                 (Some(ActiveNetwork::of_embedded(embedded)), problem)
             }
-            (None, None) => (None, Some(self.no_network().to_string())),
+            (None, _) => (None, Some(self.no_network().to_string())),
         };
         let readiness = problem.map_or(Readiness::Ready, |reason| Readiness::NotReady { reason });
         let attachments = self.cache.pods().map(|pods| pods.len()).unwrap_or_default();

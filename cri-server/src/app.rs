@@ -142,6 +142,9 @@ impl App {
         if let Err(error) = self.network.shutdown().await {
             tracing::warn!(%error, "the embedded network stays");
         }
+        if let Err(error) = self.images.close().await {
+            tracing::warn!(%error, "the tmpfs for writable layers stays");
+        }
         if self.registry.pods().is_empty() {
             self.remove_empty_cgroups().await;
         }

@@ -15,6 +15,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::container::ContainerRecord;
 use crate::pod::{Dns, NamespaceMode, PodNetwork, PodRecord};
 use crate::spec::PodFiles;
 use crate::{Error, Result};
@@ -50,6 +51,28 @@ impl Host {
                 Some(SHM),
             )
             .map_err(|errno| Error::io("mount tmpfs on", files.shm())(errno.into()))
+        })
+        .await
+    }
+
+    /// Makes the directories of volumes whose source does not exist, as Kubernetes' hostPath volumes rely on.
+    /// A source on a file system that hangs holds up this container and nobody else.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path.
+    pub async fn make_missing_sources(&self, record: &ContainerRecord) -> Result<()> {
+        let sources: Vec<_> = record.config.mounts.iter().map(|m| m.host_path.clone()).collect();
+        if sources.is_empty() {
+            return Ok(());
+        }
+        blocking(move || {
+            for source in &sources {
+                let exists = Path::new(source).try_exists().map_err(Error::io("look at volume", source))?;
+                if !exists {
+                    make_directory(Path::new(source), 0o755)?;
+                }
+            }
+            Ok(())
         })
         .await
     }

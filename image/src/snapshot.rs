@@ -159,6 +159,17 @@ impl Store {
         .await
     }
 
+    /// For a clean stop: waits until what was removed is off the disk, and takes away the tmpfs for writable layers,
+    /// if one was made and nothing is in it. Containers that go on keep it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.settle().await;
+        let inner = self.inner.clone();
+        blocking("close the image store", move || probe::unmount_empty_tmpfs(&inner.snapshots.folder)).await
+    }
+
     /// What a snapshot's own files take on disk.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ cat > container.json <<JSON
 JSON
 
 expect RuntimeName crictl version
-expect runtimeReady crictl info
+expect RuntimeReady crictl info
 expect "$IMAGE" crictl pull "$IMAGE"
 expect "${IMAGE%:*}" crictl images
 expect "$IMAGE" crictl inspecti "$IMAGE"

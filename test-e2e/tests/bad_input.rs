@@ -294,7 +294,8 @@ async fn image_references() {
     let before = unchanged(&server);
     for reference in [
         "",
-        "UPPER/case:tag",
+        "127.0.0.1:5000/UPPER/case:tag",
+        "Upper:tag",
         "127.0.0.1:5000/a:b:c",
         "127.0.0.1:5000/name@sha256:short",
         "127.0.0.1:5000/name@md5:00000000000000000000000000000000",

@@ -8,8 +8,8 @@ use test_e2e::pods::RunningPod;
 use test_e2e::specs::Container;
 use tonic::Code;
 
-/// ExecSync keeps that much of each stream.
-const CAP: usize = 16 << 20;
+/// ExecSync answers with that much of both streams together: kubelet takes messages of at most 16 MiB.
+const CAP: usize = (16 << 20) - 4096;
 
 async fn sleeper(server: &Server, image: &str) -> (RunningPod, String) {
     let pod = server.run_pod("exec").await;

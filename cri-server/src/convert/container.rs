@@ -36,7 +36,7 @@ pub fn config(wire: &v1::ContainerConfig) -> Result<ContainerConfig> {
         image_annotations: image.annotations,
         command: wire.command.clone(),
         args: wire.args.clone(),
-        working_dir: bounded("config.working_dir", &wire.working_dir)?,
+        working_dir: working_dir(&wire.working_dir)?,
         env: wire.envs.iter().map(|e| (e.key.clone(), e.value.clone())).collect(),
         mounts: wire.mounts.iter().map(mount).collect::<Result<_>>()?,
         devices: wire.devices.iter().map(device).collect(),
@@ -50,6 +50,13 @@ pub fn config(wire: &v1::ContainerConfig) -> Result<ContainerConfig> {
         security: security(&linux.security_context.unwrap_or_default())?,
         stop_signal: signal::number(wire.stop_signal()),
     })
+}
+
+fn working_dir(path: &str) -> Result<String> {
+    if !path.is_empty() && !path.starts_with('/') {
+        return Err(Error::invalid("config.working_dir", format!("{path:?} is not an absolute path")));
+    }
+    bounded("config.working_dir", path)
 }
 
 fn mount(wire: &v1::Mount) -> Result<Mount> {

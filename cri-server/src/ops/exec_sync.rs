@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri_api::v1;
+use runtime::cgroup::Cgroup;
 use runtime::protocol::{self, ExecStdio, SignalScope, Target};
+use rustix::process::{Pid, PidfdFlags, Signal, getsid, pidfd_open, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
@@ -38,6 +40,7 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
     let mut exec = protocol::Exec::new(container.record.wire_id()?, next_exec_id());
     (exec.stdout, exec.stderr) = (true, true);
     let started = supervisor.exec(exec, plan, cgroup).await?;
+    let leftovers = Leftovers { leader: started.pid, cgroup: app.cgroups.open(&container.record.cgroup)? };
     let mut guard = KillOnDrop { supervisor, target: Some(started.target.clone()) };
 
     let limit = match u64::try_from(request.timeout) {
@@ -45,8 +48,8 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
         Ok(seconds) => Some(Duration::from_secs(seconds)),
     };
     let outcome = match limit {
-        None => run(started).await,
-        Some(limit) => match tokio::time::timeout(limit, run(started)).await {
+        None => run(started, leftovers).await,
+        Some(limit) => match tokio::time::timeout(limit, run(started, leftovers)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 guard.kill().await;
@@ -60,7 +63,7 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
 }
 
 /// Reads both streams while waiting for the end.
-async fn run(exec: Exec) -> Result<v1::ExecSyncResponse> {
+async fn run(exec: Exec, leftovers: Leftovers) -> Result<v1::ExecSyncResponse> {
     let ExecStdio::Pipes { stdout, stderr, .. } = exec.stdio else {
         return Err(crate::supervisor::Error::Unexpected("Exec").into());
     };
@@ -75,7 +78,9 @@ async fn run(exec: Exec) -> Result<v1::ExecSyncResponse> {
         match status {
             Some(status) => {
                 // What it wrote is in the pipes by now; more comes only from what it left behind.
-                let _ = tokio::time::timeout(DRAIN, reading).await;
+                if tokio::time::timeout(DRAIN, reading).await.is_err() {
+                    leftovers.kill().await?;
+                }
                 status
             }
             None => exit.await,
@@ -87,6 +92,39 @@ async fn run(exec: Exec) -> Result<v1::ExecSyncResponse> {
     stdout.truncate(room.max(MAX_ANSWER / 2));
     stderr.truncate(MAX_ANSWER - stdout.len());
     Ok(v1::ExecSyncResponse { stdout, stderr, exit_code: status.code })
+}
+
+/// What a command that ended may have left behind: the processes of its session that still run.
+struct Leftovers {
+    /// The command's process, which was its session's leader.
+    leader: i32,
+    /// The container's.
+    cgroup: Cgroup,
+}
+
+impl Leftovers {
+    /// Kills them. A process is looked at again when it is held by descriptor, so that nobody who got its
+    /// number meanwhile is hit.
+    async fn kill(self) -> Result<()> {
+        let work = move || {
+            for pid in self.cgroup.pids()? {
+                let Some(pid) = Pid::from_raw(pid).filter(|pid| self.has(*pid)) else { continue };
+                if let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+                    && self.has(pid)
+                {
+                    // It may have ended just now, which is as well.
+                    let _ = pidfd_send_signal(process, Signal::KILL);
+                }
+            }
+            Ok(())
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Crashed))
+    }
+
+    /// Whether a process is of the command's session, which is over, so that no other can have its number.
+    fn has(&self, pid: Pid) -> bool {
+        getsid(Some(pid)).is_ok_and(|session| session.as_raw_nonzero().get() == self.leader)
+    }
 }
 
 /// One stream: what is kept of it.

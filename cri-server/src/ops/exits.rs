@@ -98,6 +98,9 @@ async fn on_gone(app: &Arc<App>, pod: &Arc<Pod>) -> Result<()> {
 /// # Errors
 /// Those of the record store.
 pub async fn lose(app: &Arc<App>, pod: &Arc<Pod>, why: &'static str) -> Result<()> {
+    // First of all, so that nothing new starts in it.
+    let since = pod.stopped(now());
+    app.store.pod_phase(pod.id(), PodPhase::NotReady(since)).await?;
     for container in pod.containers() {
         if matches!(container.state(), ContainerState::Running { .. }) {
             app.kill_cgroup(&container.record.cgroup).await?;
@@ -105,8 +108,7 @@ pub async fn lose(app: &Arc<App>, pod: &Arc<Pod>, why: &'static str) -> Result<(
             finish(app, pod, &container, exit, finished_at).await?;
         }
     }
-    let since = pod.stopped(now());
-    app.store.pod_phase(pod.id(), PodPhase::NotReady(since)).await.map_err(Error::from)
+    Ok(())
 }
 
 /// The exit record that a supervisor may have written before it was gone.

@@ -55,6 +55,8 @@ async fn launch(
     progress: &Progress,
 ) -> Result<protocol::Started> {
     let record = &container.record;
+    progress.waiting("volumes", "the file systems of their sources");
+    app.host.make_missing_sources(record).await?;
     progress.stage("cgroup");
     let limits = record.spec()?.linux().as_ref().and_then(|linux| linux.resources().clone());
     let cgroup = app.make_cgroup(&record.cgroup, limits).await?;

@@ -13,6 +13,9 @@ use crate::{Error, Result};
 /// Below this not even an empty process can be made: the kernel's stacks and page tables do not fit.
 const LEAST_MEMORY: i64 = 64 << 10;
 
+/// As many as any kernel is built for.
+const MOST_CPUS: u32 = 8192;
+
 /// CRI's resources as OCI's. Zero means "not set" in CRI.
 ///
 /// # Errors
@@ -24,6 +27,17 @@ pub fn limits(resources: &Resources) -> Result<LinuxResources> {
         Ok(value) => Ok(Some(value)),
         Err(_) => Err(field(name, "must not be negative")),
     };
+    if resources.cpu_period != 0 && !(1_000..=1_000_000).contains(&resources.cpu_period) {
+        return Err(field("cpu_period", "must be from 1000 to 1000000 µs"));
+    }
+    if resources.cpu_quota > 0 && resources.cpu_quota < 1_000 {
+        return Err(field("cpu_quota", "must be at least 1000 µs, or -1 for no limit"));
+    }
+    for (name, list) in [("cpuset_cpus", &resources.cpuset_cpus), ("cpuset_mems", &resources.cpuset_mems)] {
+        if !is_set(list) {
+            return Err(field(name, "is not a list such as 0-3,8 of numbers below 8192"));
+        }
+    }
     let mut cpu = LinuxCpu::default();
     cpu.set_shares(positive("cpu_shares", resources.cpu_shares)?)
         .set_period(positive("cpu_period", resources.cpu_period)?)
@@ -56,6 +70,16 @@ pub fn limits(resources: &Resources) -> Result<LinuxResources> {
         all.set_unified(Some(unified.collect()));
     }
     Ok(all)
+}
+
+/// Whether a text is a list of numbers and ranges (cpuset(7), "List format"), none of them absurd.
+fn is_set(list: &str) -> bool {
+    let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n < MOST_CPUS);
+    list.is_empty()
+        || list.split(',').all(|part| match part.split_once('-') {
+            Some((low, high)) => matches!((number(low), number(high)), (Some(low), Some(high)) if low <= high),
+            None => number(part).is_some(),
+        })
 }
 
 /// The nodes to make and the rules of the device controller: nothing is allowed but what is listed.
@@ -166,6 +190,11 @@ mod tests {
         for (resources, name) in [
             (Resources { cpu_shares: -1, ..Resources::default() }, "cpu_shares"),
             (Resources { memory_limit: -5, ..Resources::default() }, "memory_limit_in_bytes"),
+            (Resources { memory_limit: 1, ..Resources::default() }, "memory_limit_in_bytes"),
+            (Resources { cpu_period: i64::MAX, ..Resources::default() }, "cpu_period"),
+            (Resources { cpu_quota: 10, ..Resources::default() }, "cpu_quota"),
+            (Resources { cpuset_cpus: "0-2147483647".into(), ..Resources::default() }, "cpuset_cpus"),
+            (Resources { cpuset_mems: "3-1".into(), ..Resources::default() }, "cpuset_mems"),
         ] {
             assert!(limits(&resources).unwrap_err().to_string().contains(name));
         }

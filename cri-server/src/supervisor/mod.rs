@@ -103,6 +103,8 @@ struct Waiting {
 
 /// An exec under way.
 pub struct Exec {
+    /// Its process, which leads a session of its own.
+    pub pid: i32,
     /// Our ends of its standard streams.
     pub stdio: ExecStdio,
     /// Resolves when it has ended; fails when the supervisor is gone.
@@ -196,7 +198,7 @@ impl Supervisor {
         self.waiting().execs.insert(target.clone(), ended);
         let answer = self.call(Request::Exec { exec, plan, cgroup }).await;
         match answer {
-            Ok(Reply::ExecStarted { stdio, .. }) => Ok(Exec { stdio, exit, target }),
+            Ok(Reply::ExecStarted { stdio, process }) => Ok(Exec { pid: process.pid, stdio, exit, target }),
             failed => {
                 self.waiting().execs.remove(&target);
                 Err(failed.err().unwrap_or(Error::Unexpected("Exec")))

@@ -58,7 +58,7 @@ pub(super) fn mode(folder: &Path, layers: &Path, choice: SnapshotChoice) -> Resu
         match overlay_works(folder, layers) {
             Ok(()) => return Ok(SnapshotMode::OverlayOnTmpfs { bytes }),
             Err(errno) => {
-                tracing::info!(%errno, "overlays cannot be mounted; containers get copies of their image")
+                tracing::info!(%errno, "overlays cannot be mounted; containers get copies of their image");
             }
         }
         rustix::mount::unmount(folder, rustix::mount::UnmountFlags::DETACH)
@@ -136,4 +136,17 @@ fn mount_tmpfs(folder: &Path, bytes: u64) -> Result<(), Error> {
 fn quarter_of_memory() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram * u64::from(info.mem_unit) / 4
+}
+
+/// Takes the tmpfs away again, if there is one and nothing is in it.
+pub(super) fn unmount_empty_tmpfs(folder: &Path) -> Result<(), Error> {
+    let io = |error| Error::io("look into", folder)(error);
+    if tmpfs_size(folder).is_none() || std::fs::read_dir(folder).map_err(io)?.next().is_some() {
+        return Ok(());
+    }
+    // Without MNT_DETACH: if somebody is in it after all, it stays.
+    match rustix::mount::unmount(folder, rustix::mount::UnmountFlags::empty()) {
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(errno) => Err(Error::io("unmount", folder)(errno.into())),
+    }
 }

@@ -37,10 +37,8 @@ fn freshen(process: &ProcessPlan) -> StepResult<()> {
     sys::signal::reset_all();
     let mut every = CpuSet::new();
     (0..CpuSet::MAX_CPU).for_each(|cpu| every.set(cpu));
-    // The cpuset of the container narrows this down. Both may be forbidden to a container's credentials, and are
-    // then no worse than what the supervisor was started with.
+    // The cpuset of the container narrows this down.
     let _ = rustix::thread::sched_setaffinity(None, &every);
-    let _ = sys::sched::use_default_policy();
     rustix::process::umask(Mode::from(process.umask));
     sys::fds::close_on_exec_from(3).step(Step::Exec)
 }

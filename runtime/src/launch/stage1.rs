@@ -20,6 +20,7 @@ use super::plan::{CgroupEntry, ExecPlan, LaunchPlan, PidMode, ProcessPlan, unsea
 use super::rooted::Root;
 use super::steps::{Prepared, absent_of, confine, enter_root, exec_console};
 use super::{ChildStdio, Step, Surroundings, rootfs};
+use crate::sys;
 use crate::sys::clone::{CloneOptions, Namespaces, clone3, unshare};
 use crate::sys::fds::close_all_except;
 
@@ -175,6 +176,8 @@ fn keep_only<const N: usize>(stdio: &ChildStdio, fds: [Option<BorrowedFd<'_>>; N
 /// on its behalf.
 fn settle(cgroup: &CgroupEntry, process: &ProcessPlan) -> StepResult<()> {
     rustix::process::umask(Mode::empty());
+    // A real-time process would be refused by the cpu controller. That failing here is as good as what comes next.
+    let _ = sys::sched::use_default_policy();
     for tasks in &cgroup.tasks {
         // "0" is the writer itself. Unlike a pid, it needs no lock on all threads of the system, for which the
         // kernel would wait up to 10 ms.

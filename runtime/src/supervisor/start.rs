@@ -44,11 +44,17 @@ enum Arguments {
     },
     /// The continuation of an older image of this process; its state waits on descriptor 0.
     Resumed,
+    /// Somebody compares the two programs of a node.
+    Version,
 }
 
 /// The program `crisp-pod`.
 pub fn main() -> ExitCode {
     let supervisor = Arguments::parse(std::env::args_os().skip(1)).and_then(|arguments| match arguments {
+        Arguments::Version => {
+            println!("crisp-pod {}", env!("CARGO_PKG_VERSION"));
+            std::process::exit(0)
+        }
         Arguments::Fresh { pod, exits, cgroups } => fresh(pod, &exits, &cgroups),
         Arguments::Resumed => {
             harden();
@@ -71,6 +77,9 @@ impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Arguments, StartError> {
         let first = arguments.next().ok_or(StartError::Usage)?;
         let first = first.to_str().ok_or(StartError::Usage)?;
+        if first == "--version" {
+            return Ok(Arguments::Version);
+        }
         if first == reexec::RESUME {
             return Ok(Arguments::Resumed);
         }

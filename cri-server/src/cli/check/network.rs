@@ -78,7 +78,7 @@ fn without_conflist(network: &Network) -> Finding {
     let embedded = &network.embedded;
     if embedded.enabled {
         let detail = format!(
-            "embedded bridge {} {}; no conflist in {directory}",
+            "embedded bridge {} {}; no CNI conflist in {directory}",
             embedded.bridge, embedded.subnet
         );
         return Finding::has(AREA, "provider", detail);
@@ -86,7 +86,7 @@ fn without_conflist(network: &Network) -> Finding {
     Finding::lacks(
         AREA,
         "provider",
-        format!("no conflist in {directory}, and the embedded network is off"),
+        format!("no CNI conflist in {directory}, and the embedded network is off"),
         "the node is NotReady until a network add-on writes one",
         "install a network add-on, or set network.embedded.enabled = true",
     )
