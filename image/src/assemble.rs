@@ -82,7 +82,7 @@ pub(crate) async fn assemble(
             Err(_) => {
                 interrupted = Some(Error::Interrupted {
                     operation: "fetch a layer",
-                })
+                });
             }
         }
     }

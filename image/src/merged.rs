@@ -38,17 +38,32 @@ enum Found {
 /// `ELOOP` for too many links, `EFBIG` for a file of more than `limit` bytes, `EINVAL` for what is no
 /// regular file, and the system's refusals.
 pub fn read_file(layers: &[PathBuf], path: &Path, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
-    let layers = layers.iter().map(|layer| open_layer(layer)).collect::<Result<Vec<_>, _>>()?;
-    let Some((fd, stat)) = resolve(&layers, path)? else { return Ok(None) };
+    let layers = layers
+        .iter()
+        .map(|layer| open_layer(layer))
+        .collect::<Result<Vec<_>, _>>()?;
+    let Some((fd, stat)) = resolve(&layers, path)? else {
+        return Ok(None);
+    };
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Errno::INVAL.into());
     }
     // An O_PATH descriptor is opened anew for reading; it is a regular file, so this cannot block.
-    let file = open(proc_path(&fd), OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    let file = open(
+        proc_path(&fd),
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
+        Mode::empty(),
+    )?;
     let mut content = Vec::new();
     let bound = u64::try_from(limit).unwrap_or(u64::MAX);
-    File::from(file).take(bound.saturating_add(1)).read_to_end(&mut content)?;
-    if content.len() > limit { Err(Errno::FBIG.into()) } else { Ok(Some(content)) }
+    File::from(file)
+        .take(bound.saturating_add(1))
+        .read_to_end(&mut content)?;
+    if content.len() > limit {
+        Err(Errno::FBIG.into())
+    } else {
+        Ok(Some(content))
+    }
 }
 
 fn proc_path(fd: &OwnedFd) -> String {
@@ -57,7 +72,11 @@ fn proc_path(fd: &OwnedFd) -> String {
 }
 
 fn open_layer(path: &Path) -> rustix::io::Result<OwnedFd> {
-    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 fn resolve(layers: &[OwnedFd], path: &Path) -> rustix::io::Result<Option<(OwnedFd, Stat)>> {
@@ -71,7 +90,9 @@ fn resolve(layers: &[OwnedFd], path: &Path) -> rustix::io::Result<Option<(OwnedF
             continue;
         }
         done.push(name);
-        let Found::Entry(fd, stat) = look_up(layers, &done)? else { return Ok(None) };
+        let Found::Entry(fd, stat) = look_up(layers, &done)? else {
+            return Ok(None);
+        };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
             last = Some((fd, stat));
             continue;
@@ -111,7 +132,11 @@ fn look_up(layers: &[OwnedFd], names: &[OsString]) -> rustix::io::Result<Found> 
         match open_beneath(layer, &joined) {
             Ok(fd) => {
                 let stat = fstat(&fd)?;
-                return Ok(if is_whiteout(&stat) { Found::Nothing } else { Found::Entry(fd, stat) });
+                return Ok(if is_whiteout(&stat) {
+                    Found::Nothing
+                } else {
+                    Found::Entry(fd, stat)
+                });
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if hides_below(layer, names)? => {
                 return Ok(Found::Nothing);
@@ -179,7 +204,10 @@ mod tests {
         for path in &paths {
             fs::create_dir_all(path.join("etc")).unwrap();
         }
-        Layers { _directory: directory, paths }
+        Layers {
+            _directory: directory,
+            paths,
+        }
     }
 
     fn read(layers: &Layers, path: &str) -> std::io::Result<Option<Vec<u8>>> {
@@ -197,7 +225,13 @@ mod tests {
         mknodat(CWD, &whiteout, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
         assert_eq!(read(&layers, "/etc/passwd").unwrap(), None);
         fs::remove_file(&whiteout).unwrap();
-        setxattr(layers.paths[0].join("etc"), "trusted.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+        setxattr(
+            layers.paths[0].join("etc"),
+            "trusted.overlay.opaque",
+            b"y",
+            XattrFlags::empty(),
+        )
+        .unwrap();
         assert_eq!(read(&layers, "/etc/passwd").unwrap(), None);
     }
 
@@ -206,7 +240,14 @@ mod tests {
         let layers = layers(2);
         fs::write(layers.paths[1].join("etc/group"), "x").unwrap();
         fs::remove_dir(layers.paths[0].join("etc")).unwrap();
-        mknodat(CWD, layers.paths[0].join("etc"), FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+        mknodat(
+            CWD,
+            layers.paths[0].join("etc"),
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        )
+        .unwrap();
         assert_eq!(read(&layers, "/etc/group").unwrap(), None);
     }
 
@@ -226,9 +267,19 @@ mod tests {
         let layers = layers(1);
         fs::write(layers.paths[0].join("etc/big"), [b'x'; 17]).unwrap();
         assert!(read(&layers, "/etc/big").is_err());
-        mknodat(CWD, layers.paths[0].join("etc/fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        mknodat(
+            CWD,
+            layers.paths[0].join("etc/fifo"),
+            FileType::Fifo,
+            Mode::RWXU,
+            0,
+        )
+        .unwrap();
         assert!(read(&layers, "/etc/fifo").is_err(), "must not hang either");
-        fs::File::create(layers.paths[0].join("etc/sparse")).unwrap().set_len(4 << 30).unwrap();
+        fs::File::create(layers.paths[0].join("etc/sparse"))
+            .unwrap()
+            .set_len(4 << 30)
+            .unwrap();
         assert!(read(&layers, "/etc/sparse").is_err());
         assert_eq!(read(&layers, "/etc/none").unwrap(), None);
     }

@@ -367,6 +367,9 @@ mod tests {
             digest: bool,
         ) {
             let digest = if digest { format!("@{DIGEST}") } else { String::new() };
+            // A first component with a dot would be taken for a registry.
+            let dotted = path.split('/').next().is_some_and(|first| first.contains('.')) && path.contains('/');
+            let host = if host.is_empty() && dotted { "docker.io/".into() } else { host };
             let parsed: Reference = format!("{host}{path}{tag}{digest}").parse().unwrap();
             prop_assert_eq!(&parsed.to_string().parse::<Reference>().unwrap(), &parsed);
         }

@@ -1,6 +1,7 @@
 //! What the store takes on disk, really.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -64,17 +65,21 @@ impl Inner {
 
 /// Blocks and inodes below a directory (which counts itself); never across a mount or symlink.
 pub(crate) fn measure(path: &Path) -> Result<DiskUsage, Error> {
-    let io = |errno: Errno| Error::io("measure", path)(errno.into());
+    measure_at(fs::CWD, path.as_os_str()).map_err(|errno| Error::io("measure", path)(errno.into()))
+}
+
+/// The same for the directory called `name` in `parent`.
+pub(crate) fn measure_at(parent: BorrowedFd<'_>, name: &OsStr) -> Result<DiskUsage, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = fs::open(path, flags, Mode::empty()).map_err(io)?;
-    let stat = fs::fstat(&root).map_err(io)?;
+    let root = fs::openat(parent, name, flags, Mode::empty())?;
+    let stat = fs::fstat(&root)?;
     let mut walk = Walk {
         usage: DiskUsage::default(),
         device: stat.st_dev,
         links: HashSet::new(),
     };
     walk.count(&stat);
-    walk.directory(root.as_fd(), 0).map_err(io)?;
+    walk.directory(root.as_fd(), 0)?;
     Ok(walk.usage)
 }
 
@@ -95,7 +100,7 @@ impl Walk {
         let mut entries = Dir::read_from(directory)?;
         while let Some(entry) = entries.read() {
             let entry = entry?;
-            let name = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
                 continue;
             }

@@ -110,7 +110,7 @@ mod tests {
             chain[1].digest(),
             &Digest::sha256(format!("{one} {two}").as_bytes())
         );
-        assert_ne!(chain[1], ChainId::of(&[two.clone(), one])[1]);
+        assert_ne!(chain[1], ChainId::of(&[two, one])[1]);
         assert!(ChainId::of(&[]).is_empty());
         let key = chain[1].key();
         assert_eq!(LayerKey::parse(key.as_str()), Some(key.clone()));

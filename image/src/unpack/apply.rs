@@ -17,6 +17,7 @@ use super::root::{Root, stat_at};
 use super::tar::{Entry, Kind, Segment, TarReader};
 use super::whiteout::{Marker, Whiteouts, is_whiteout_device};
 use super::{DiskUsage, Limits, UnpackError, Unsealed};
+use crate::usage::measure_at;
 
 /// The disk's free space is looked at after this many bytes.
 const HEADROOM_INTERVAL: u64 = 64 << 20;
@@ -136,7 +137,7 @@ impl Unpacker {
                     .map_err(step("make the node"))?;
             }
             Kind::Fifo => {
-                make_node(&parent, name, FileType::Fifo, 0, &entry).map_err(step("make the node"))?
+                make_node(&parent, name, FileType::Fifo, 0, &entry).map_err(step("make the node"))?;
             }
             Kind::Directory | Kind::HardLink(_) => {}
         }
@@ -283,12 +284,23 @@ impl Unpacker {
 
     /// Removes what an earlier entry put in this place.
     fn clear(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-        match stat_at(parent.as_fd(), name)? {
-            Some(found) => self
-                .root
-                .remove(parent.as_fd(), name, FileType::from_raw_mode(found.st_mode)),
-            None => Ok(()),
-        }
+        let Some(found) = stat_at(parent.as_fd(), name)? else {
+            return Ok(());
+        };
+        let kind = FileType::from_raw_mode(found.st_mode);
+        let gone = match kind {
+            FileType::Directory => measure_at(parent.as_fd(), name)?,
+            // Another name of it remains.
+            _ if found.st_nlink > 1 => DiskUsage::default(),
+            FileType::RegularFile => DiskUsage {
+                bytes: found.st_blocks.cast_unsigned() * 512,
+                inodes: 1,
+            },
+            _ => DiskUsage { bytes: 0, inodes: 1 },
+        };
+        self.usage.bytes = self.usage.bytes.saturating_sub(gone.bytes);
+        self.usage.inodes = self.usage.inodes.saturating_sub(gone.inodes);
+        self.root.remove(parent.as_fd(), name, kind)
     }
 
     fn count_entry(&mut self) -> Result<(), UnpackError> {

@@ -76,12 +76,26 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// The first four segments of an old GNU sparse file, its real size, and whether more follow.
-    pub(super) fn gnu_sparse(&self) -> Result<(Vec<(u64, u64)>, u64, bool), TarError> {
+    /// The sparse map of an old GNU header.
+    pub(super) fn gnu_sparse(&self) -> Result<GnuSparse, TarError> {
         let size = number(&self.0[483..495], "real size")?;
         let size = u64::try_from(size).map_err(|_| TarError::Number { field: "real size" })?;
-        Ok((sparse_pairs(&self.0[386..482])?, size, self.0[482] != 0))
+        Ok(GnuSparse {
+            pairs: sparse_pairs(&self.0[386..482])?,
+            size,
+            more: self.0[482] != 0,
+        })
     }
+}
+
+/// What an old GNU header says of a sparse file.
+pub(super) struct GnuSparse {
+    /// Its first four segments, as offset and length.
+    pub(super) pairs: Vec<(u64, u64)>,
+    /// Its real size.
+    pub(super) size: u64,
+    /// Further blocks of segments follow the header.
+    pub(super) more: bool,
 }
 
 /// `(offset, length)` pairs of 12 bytes each; an empty one ends the list.

@@ -7,14 +7,14 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::tar::Entry;
+use super::tar::{Entry, Xattr};
 
 /// What is set on a file or directory besides its content and time.
 pub(super) struct Attributes<'a> {
     uid: u32,
     gid: u32,
     mode: u32,
-    xattrs: &'a [(Vec<u8>, Vec<u8>)],
+    xattrs: &'a [Xattr],
 }
 
 impl<'a> Attributes<'a> {
@@ -119,7 +119,7 @@ pub(crate) fn copy_metadata(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<
     Ok(stat)
 }
 
-fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
     let mut names = vec![0u8; 64 << 10];
     let length = match fs::flistxattr(fd, &mut names[..]) {
         Err(Errno::OPNOTSUPP) => 0,

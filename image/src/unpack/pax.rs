@@ -3,7 +3,7 @@
 //! differently see different files.
 
 use super::header;
-use super::tar::TarError;
+use super::tar::{TarError, Xattr};
 
 /// What one extended header says about the next entry.
 #[derive(Debug, Default, Clone)]
@@ -14,7 +14,7 @@ pub(super) struct Overrides {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<(i64, u32)>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: Vec<Xattr>,
     pub(super) sparse: Option<Sparse>,
 }
 
@@ -33,8 +33,8 @@ impl Overrides {
     pub(super) fn parse(mut bytes: &[u8]) -> Result<Self, TarError> {
         let mut overrides = Self::default();
         while !bytes.is_empty() {
-            let (key, value, rest) = record(bytes)?;
-            overrides.set(key, value)?;
+            let (record, rest) = record(bytes)?;
+            overrides.set(record.key, record.value)?;
             bytes = rest;
         }
         Ok(overrides)
@@ -98,8 +98,13 @@ impl Overrides {
     }
 }
 
+struct Record<'a> {
+    key: &'a [u8],
+    value: &'a [u8],
+}
+
 /// Splits off one record.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarError> {
+fn record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), TarError> {
     let space = bytes
         .iter()
         .take(20)
@@ -115,7 +120,13 @@ fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarError> {
         .position(|b| *b == b'=')
         .filter(|at| *at > 0)
         .ok_or(TarError::Pax)?;
-    Ok((&pair[..equals], &pair[equals + 1..], &bytes[length..]))
+    Ok((
+        Record {
+            key: &pair[..equals],
+            value: &pair[equals + 1..],
+        },
+        &bytes[length..],
+    ))
 }
 
 fn name(value: &[u8]) -> Result<Vec<u8>, TarError> {
@@ -170,7 +181,7 @@ mod tests {
     #[test]
     fn reads_records() {
         let parsed =
-            Overrides::parse(b"12 path=a/b\n18 mtime=-1.250000\n27 SCHILY.xattr.user.a=b=c\n").unwrap();
+            Overrides::parse(b"12 path=a/b\n19 mtime=-1.250000\n27 SCHILY.xattr.user.a=b=c\n").unwrap();
         assert_eq!(parsed.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(parsed.mtime, Some((-2, 750_000_000)));
         assert_eq!(parsed.xattrs, [(b"user.a".to_vec(), b"b=c".to_vec())]);

@@ -159,7 +159,7 @@ impl Unsealed {
             let from = from.map_err(step("open the target's directory"))?;
             match index {
                 None => {
-                    fs::linkat(&from, target_name, &to, name, fs::AtFlags::empty()).map_err(step("link"))?
+                    fs::linkat(&from, target_name, &to, name, fs::AtFlags::empty()).map_err(step("link"))?;
                 }
                 Some(_) => {
                     copy_node(from.as_fd(), target_name, &stat, to.as_fd(), name)

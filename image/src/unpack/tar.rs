@@ -8,7 +8,7 @@
 
 use std::io::{self, BufRead};
 
-use super::header::{BLOCK, Header, sparse_pairs};
+use super::header::{BLOCK, GnuSparse, Header, sparse_pairs};
 use super::pax::{self, Overrides};
 
 /// The largest extended header or long name.
@@ -73,8 +73,11 @@ pub struct Entry {
     /// Seconds and nanoseconds since 1970.
     pub mtime: (i64, u32),
     /// Extended attributes, names with their namespace.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Xattr>,
 }
+
+/// Name (with its namespace) and value of an extended attribute.
+pub type Xattr = (Vec<u8>, Vec<u8>);
 
 /// The kinds of entry; only files have a payload.
 #[derive(Debug, PartialEq, Eq)]
@@ -367,7 +370,11 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
 
     fn gnu_sparse(&mut self, header: &Header<'_>, pax_size: Option<u64>) -> Result<Kind, TarError> {
         let stored = pax_size.map_or_else(|| header.size(), Ok)?;
-        let (mut pairs, size, mut more) = header.gnu_sparse()?;
+        let GnuSparse {
+            mut pairs,
+            size,
+            mut more,
+        } = header.gnu_sparse()?;
         while more {
             let block = self.block()?;
             pairs.extend(sparse_pairs(&block[..504])?);

@@ -1,0 +1,228 @@
+//! A registry in this process: serves what it was given, counts requests, and misbehaves on
+//! request.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::stream;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use image::digest::Digest;
+use image::{PullRequest, Reference};
+use tokio::net::TcpListener;
+
+use super::images::{INDEX, MANIFEST, TestImage};
+
+/// What a request looked like.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) authorization: Option<String>,
+    pub(crate) range: Option<String>,
+}
+
+type Answer = Response<BoxBody<Bytes, std::io::Error>>;
+/// Looks at a request before the registry does; an answer of its own wins.
+type Fault = Box<dyn FnMut(&Seen) -> Option<Answer> + Send>;
+
+#[derive(Default)]
+struct State {
+    manifests: HashMap<String, (String, Vec<u8>)>,
+    blobs: HashMap<String, Vec<u8>>,
+    seen: Vec<Seen>,
+    fault: Option<Fault>,
+}
+
+/// A running registry; ends with the value.
+pub(crate) struct TestRegistry {
+    pub(crate) address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl TestRegistry {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State::default()));
+        let serving = state.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else {
+                    return;
+                };
+                let state = serving.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| {
+                        let answer = answer(&state, &request);
+                        async move { Ok::<_, Infallible>(answer) }
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Self { address, state, task }
+    }
+
+    pub(crate) fn reference(&self, name: &str) -> Reference {
+        format!("{}/{name}", self.address).parse().unwrap()
+    }
+
+    pub(crate) fn request(&self, name: &str) -> PullRequest {
+        PullRequest::anonymous(self.reference(name))
+    }
+
+    /// Serves an image by its digest and under a name like `app:tag`.
+    pub(crate) fn add(&self, name: &str, image: &TestImage) {
+        self.add_document(name, MANIFEST, &image.manifest);
+        self.add_blob(&image.config);
+        for layer in &image.layers {
+            self.add_blob(&layer.blob);
+        }
+    }
+
+    pub(crate) fn add_index(&self, name: &str, index: &[u8]) {
+        self.add_document(name, INDEX, index);
+    }
+
+    pub(crate) fn add_document(&self, name: &str, media_type: &str, bytes: &[u8]) {
+        let (repository, tag) = name.split_once(':').unwrap();
+        let mut state = self.state.lock().unwrap();
+        for version in [tag.to_owned(), Digest::sha256(bytes).to_string()] {
+            let path = format!("/v2/{repository}/manifests/{version}");
+            state.manifests.insert(path, (media_type.into(), bytes.to_vec()));
+        }
+    }
+
+    pub(crate) fn add_blob(&self, bytes: &[u8]) {
+        self.add_blob_as(&Digest::sha256(bytes), bytes);
+    }
+
+    /// Under a digest that may be a lie.
+    pub(crate) fn add_blob_as(&self, digest: &Digest, bytes: &[u8]) {
+        self.state
+            .lock()
+            .unwrap()
+            .blobs
+            .insert(digest.to_string(), bytes.to_vec());
+    }
+
+    pub(crate) fn fault(&self, fault: impl FnMut(&Seen) -> Option<Answer> + Send + 'static) {
+        self.state.lock().unwrap().fault = Some(Box::new(fault));
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.state.lock().unwrap().seen.clone()
+    }
+
+    pub(crate) fn count(&self, part: &str) -> usize {
+        self.seen().iter().filter(|seen| seen.path.contains(part)).count()
+    }
+}
+
+impl Drop for TestRegistry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn full(bytes: &[u8]) -> BoxBody<Bytes, std::io::Error> {
+    Full::new(Bytes::copy_from_slice(bytes))
+        .map_err(|never| match never {})
+        .boxed()
+}
+
+pub(crate) fn status(status: u16) -> Answer {
+    Response::builder().status(status).body(full(b"")).unwrap()
+}
+
+pub(crate) fn body(bytes: &[u8]) -> Answer {
+    Response::new(full(bytes))
+}
+
+pub(crate) fn with_header(status: u16, name: &str, value: &str) -> Answer {
+    Response::builder()
+        .status(status)
+        .header(name, value)
+        .body(full(b""))
+        .unwrap()
+}
+
+/// Promises all of `bytes`, and cuts the connection after `at` of them.
+pub(crate) fn cut(bytes: &[u8], at: usize) -> Answer {
+    let part = Ok(Frame::data(Bytes::copy_from_slice(&bytes[..at])));
+    let pieces = stream::iter([part, Err(std::io::Error::other("cut"))]);
+    // The first piece must be out before the connection breaks.
+    let pieces = futures::StreamExt::then(pieces, |piece| async move {
+        if piece.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        piece
+    });
+    let body = StreamBody::new(pieces);
+    Response::builder()
+        .header("content-length", bytes.len())
+        .body(body.boxed())
+        .unwrap()
+}
+
+fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Answer {
+    let header = |name| {
+        request
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    let seen = Seen {
+        path: request.uri().path().to_owned(),
+        query: request.uri().query().unwrap_or_default().to_owned(),
+        authorization: header("authorization"),
+        range: header("range"),
+    };
+    let mut state = state.lock().unwrap();
+    state.seen.push(seen.clone());
+    if let Some(fault) = &mut state.fault
+        && let Some(answer) = fault(&seen)
+    {
+        return answer;
+    }
+    if let Some((media_type, bytes)) = state.manifests.get(&seen.path) {
+        return Response::builder()
+            .header("content-type", media_type)
+            .body(full(bytes))
+            .unwrap();
+    }
+    let blob = seen
+        .path
+        .rsplit_once("/blobs/")
+        .and_then(|(_, digest)| state.blobs.get(digest));
+    let Some(blob) = blob else { return status(404) };
+    match seen
+        .range
+        .as_deref()
+        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
+    {
+        Some(start) => {
+            let start: usize = start;
+            Response::builder()
+                .status(StatusCode::PARTIAL_CONTENT)
+                .header(
+                    "content-range",
+                    format!("bytes {start}-{}/{}", blob.len() - 1, blob.len()),
+                )
+                .body(full(&blob[start..]))
+                .unwrap()
+        }
+        None => body(blob),
+    }
+}
