@@ -10,10 +10,10 @@
 //! No file is needed: every key has a default. Every error names the file, the line and the key, for a node's
 //! configuration is usually written by a template, by someone who is not there when it fails.
 //!
-//! - [`source`] reads, remembers where each key came from, and merges,
-//! - [`raw`] holds the shape of the file and all defaults,
-//! - [`keys`] the one line that documents each key, in the order in which `crisp config` prints them,
-//! - [`check`] turns it into a [`Config`], [`render`] back into a commented file.
+//! - `source` reads, remembers where each key came from, and merges,
+//! - `raw` holds the shape of the file and all defaults,
+//! - `keys` the one line that documents each key, in the order in which `crisp config` prints them,
+//! - `check` turns it into a [`Config`], `render` back into a commented file.
 
 mod check;
 mod duration;

@@ -26,6 +26,8 @@ pub(super) struct Life<'a> {
     daemon: &'a Daemon,
     logs: PathBuf,
     image: Option<String>,
+    /// A pod that was asked for and not yet answered.
+    asked: Option<RunPodSandboxRequest>,
     pod: Option<String>,
     container: Option<String>,
 }
@@ -36,6 +38,7 @@ impl<'a> Life<'a> {
             daemon,
             logs,
             image: None,
+            asked: None,
             pod: None,
             container: None,
         }
@@ -60,6 +63,12 @@ impl<'a> Life<'a> {
 
     /// Takes back what is there, whatever happened before; returns the names under which it may have left traces.
     pub(super) async fn end(&mut self) -> Vec<String> {
+        let daemon = self.daemon;
+        if let Some(request) = self.asked.take() {
+            // The daemon goes on with what a caller has left; asking again joins it, and tells the id.
+            let joined = daemon.pods().run_pod_sandbox(request).await;
+            self.pod = joined.ok().map(|answer| answer.into_inner().pod_sandbox_id);
+        }
         let mut names: Vec<String> = self
             .container
             .iter()
@@ -67,7 +76,6 @@ impl<'a> Life<'a> {
             .map(|id| short(id).to_owned())
             .collect();
         names.extend(self.image.as_deref().map(|id| short(id).to_owned()));
-        let daemon = self.daemon;
         // Each succeeds for what is gone already; what cannot be removed shows among the traces.
         if let Some(id) = &self.pod {
             let _ = daemon
@@ -139,8 +147,10 @@ impl<'a> Life<'a> {
             config: Some(self.pod_config(network)),
             runtime_handler: String::new(),
         };
+        self.asked = Some(request.clone());
         let run = async { daemon.answer("RunPodSandbox", daemon.pods().run_pod_sandbox(request).await) };
         let pod = timeline.step("RunPodSandbox", run).await?.pod_sandbox_id;
+        self.asked = None;
         self.pod = Some(pod.clone());
         let request = PodSandboxStatusRequest {
             pod_sandbox_id: pod.clone(),

@@ -21,6 +21,7 @@ mod workload;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,6 +38,8 @@ pub(super) use workload::workload;
 
 /// Shown of a daemon's log when the demo fails.
 const LOG_LINES: usize = 12;
+/// Given to a daemon to finish behind its answers.
+const SETTLING: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(config: &Config) -> Result<ExitCode> {
     let scratch = Scratch::create()?;
@@ -73,11 +76,27 @@ async fn as_guest(config: &Config, daemon: &Daemon, scratch: &Scratch) -> Result
     let names = life.end().await;
     lived?;
     timeline.print_total()?;
-    Ok(Traces::take(&places)
-        .beyond(&before)
-        .into_iter()
-        .filter(|t| names.iter().any(|name| t.contains(name)))
-        .collect())
+    let ours = |trace: &String| names.iter().any(|name| trace.contains(name));
+    Ok(settled(|| {
+        Traces::take(&places)
+            .beyond(&before)
+            .into_iter()
+            .filter(ours)
+            .collect()
+    })
+    .await)
+}
+
+/// What is left once the daemon has had time for what it does behind its answers: emptying its trash.
+async fn settled(left: impl Fn() -> Vec<String>) -> Vec<String> {
+    let patience = Instant::now() + SETTLING;
+    loop {
+        let left = left();
+        if left.is_empty() || Instant::now() > patience {
+            return left;
+        }
+        tokio::time::sleep(SETTLING / 100).await;
+    }
 }
 
 async fn with_own_daemon(config: &Config, scratch: &Scratch) -> Result<Vec<String>> {
@@ -95,20 +114,22 @@ async fn with_own_daemon(config: &Config, scratch: &Scratch) -> Result<Vec<Strin
 
     let outcome = with_daemon(config, scratch, &mut timeline).await;
     let stopped = timeline.step("daemon stopped", daemon.stop()).await;
-    let mut left = match outcome.and_then(|left| stopped.map(|()| left)) {
-        Ok(left) => left,
+    timeline.end_line()?;
+    let mut left = Traces::take(&Place::of_host(config)).beyond(&before);
+    if left.is_empty() {
+        // Directories that were not there before the demo go with it, now that nothing is mounted in them.
+        for directory in new_directories.into_iter().filter(|directory| directory.exists()) {
+            std::fs::remove_dir_all(directory).map_err(|source| file_error(directory, source))?;
+        }
+    }
+    match outcome.and_then(|left| stopped.map(|()| left)) {
+        Ok(files) => left.extend(files),
         Err(error) => {
             eprint!("{}", daemon.last_words(LOG_LINES));
             return Err(error);
         }
-    };
-    timeline.end_line()?;
-    timeline.print_total()?;
-    // Directories that were not there before the demo go with it; the proof about their content is done.
-    for directory in new_directories {
-        std::fs::remove_dir_all(directory).map_err(|source| file_error(directory, source))?;
     }
-    left.extend(Traces::take(&Place::of_host(config)).beyond(&before));
+    timeline.print_total()?;
     Ok(left)
 }
 
@@ -121,7 +142,7 @@ async fn with_daemon(config: &Config, scratch: &Scratch, timeline: &mut Timeline
     let lived = live(&mut life, timeline).await;
     life.end().await;
     lived?;
-    Ok(Traces::take(&places).beyond(&before))
+    Ok(settled(|| Traces::take(&places).beyond(&before)).await)
 }
 
 /// Lives the pod's life, or ends it early on Ctrl-C.
