@@ -20,16 +20,19 @@ mod flatten;
 mod probe;
 
 use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::Error;
 use crate::layer::{ChainId, LayerInfo, LayerKey};
 use crate::store::{ImageId, Inner, Store, blocking, detached};
 use crate::trash::Trash;
-use crate::unpack::DiskUsage;
 use crate::unpack::whiteout::Style;
+use crate::unpack::{DiskUsage, copy_metadata, times_of};
 
 const UPPER: &str = "fs";
 const WORK: &str = "work";
@@ -167,7 +170,10 @@ impl Store {
     pub async fn close(&self) -> Result<(), Error> {
         self.settle().await;
         let inner = self.inner.clone();
-        blocking("close the image store", move || probe::unmount_empty_tmpfs(&inner.snapshots.folder)).await
+        blocking("close the image store", move || {
+            probe::unmount_empty_tmpfs(&inner.snapshots.folder)
+        })
+        .await
     }
 
     /// What a snapshot's own files take on disk.
@@ -382,9 +388,13 @@ fn create_dir(path: &Path, mode: u32) -> Result<(), Error> {
 
 /// The root of an overlay shows the attributes of its upper directory.
 fn take_root_attributes(from: &Path, to: &Path) -> Result<(), Error> {
-    let found = std::fs::symlink_metadata(from).map_err(Error::io("look at", from))?;
-    std::os::unix::fs::chown(to, Some(found.uid()), Some(found.gid()))
-        .map_err(Error::io("change the owner of", to))?;
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(found.mode() & 0o7777))
-        .map_err(Error::io("change the mode of", to))
+    let open = |path: &Path| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| Error::io("open", path)(errno.into()))
+    };
+    let (from, upper) = (open(from)?, open(to)?);
+    let copied = copy_metadata(from.as_fd(), upper.as_fd());
+    copied
+        .and_then(|stat| rustix::fs::futimens(&upper, &times_of(&stat)))
+        .map_err(|errno| Error::io("set attributes of", to)(errno.into()))
 }

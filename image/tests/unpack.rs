@@ -345,7 +345,9 @@ fn whiteouts_speak_of_the_layers_below_in_any_order() {
         .file("gone", "1")
         .file("kept", "1")
         .dir("o/", 0o700)
-        .file("o/x", "");
+        .file("o/x", "")
+        .file("two/x", "")
+        .file("three/x", "");
     bench.layer(&base.finish()).unwrap();
     let top = Tar::default()
         .file(".wh.gone", "")
@@ -356,13 +358,24 @@ fn whiteouts_speak_of_the_layers_below_in_any_order() {
         .file(".wh.d", "")
         .file("o/.wh..wh..opq", "")
         .file("o/.wh.never", "")
-        .file("missing/dir/.wh.f", "");
+        .file("missing/dir/.wh.f", "")
+        .file("two/.wh.x", "")
+        .file(".wh.three", "")
+        .file("three/.wh.x", "");
     let layer = bench.layer(&top.finish()).unwrap();
     let whiteout = |path: &str| {
         let metadata = fs::symlink_metadata(layer.join(path)).unwrap();
         metadata.file_type().is_char_device() && metadata.rdev() == 0
     };
-    assert!(whiteout("gone") && whiteout("o/never") && whiteout("missing/dir/f"));
+    assert!(whiteout("gone") && whiteout("two/x"));
+    assert!(
+        !layer.join("o/never").exists() && !layer.join("missing").exists(),
+        "nothing below to hide"
+    );
+    assert!(
+        whiteout("three"),
+        "and what is in it needs no whiteout of its own"
+    );
     assert_eq!(fs::read(layer.join("kept")).unwrap(), b"2");
     assert_eq!(xattr(&layer.join("d"), "trusted.overlay.opaque"), "y");
     assert_eq!(xattr(&layer.join("o"), "trusted.overlay.opaque"), "y");

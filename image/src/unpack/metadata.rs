@@ -205,14 +205,38 @@ fn copy_contents(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<
             other => other?,
         };
         let end = fs::seek(from, fs::SeekFrom::Hole(start))?;
-        let (mut read_at, mut write_at) = (start, start);
-        while read_at < end {
-            let count = usize::try_from(end - read_at).unwrap_or(usize::MAX);
-            if fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), count)? == 0 {
-                return Err(Errno::IO);
-            }
-        }
+        copy_range(from, to, start, end)?;
         position = end;
+    }
+    Ok(())
+}
+
+fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<(), Errno> {
+    let (mut read_at, mut write_at) = (start, start);
+    while read_at < end {
+        let count = usize::try_from(end - read_at).unwrap_or(usize::MAX);
+        match fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), count) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(_) => {}
+            // Not between these file systems.
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    let mut buffer = vec![0; 128 << 10];
+    while read_at < end {
+        let wanted = buffer
+            .len()
+            .min(usize::try_from(end - read_at).unwrap_or(usize::MAX));
+        let count = rustix::io::pread(from, &mut buffer[..wanted], read_at)?;
+        if count == 0 {
+            return Err(Errno::IO);
+        }
+        let mut written = 0;
+        while written < count {
+            written += rustix::io::pwrite(to, &buffer[written..count], read_at + written as u64)?;
+        }
+        read_at += count as u64;
     }
     Ok(())
 }

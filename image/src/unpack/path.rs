@@ -100,6 +100,16 @@ impl EntryPath {
         Some((Self(parent.to_vec()), OsStr::from_bytes(name)))
     }
 
+    /// The directories above, the nearest first, without the root.
+    pub fn ancestors(&self) -> impl Iterator<Item = Self> {
+        let above = |path: &Self| {
+            path.split()
+                .map(|(parent, _)| parent)
+                .filter(|parent| !parent.is_root())
+        };
+        std::iter::successors(above(self), move |path| above(path))
+    }
+
     /// The components from the top.
     pub fn components(&self) -> impl Iterator<Item = &OsStr> {
         self.0

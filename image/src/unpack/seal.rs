@@ -1,5 +1,6 @@
 //! The last steps of a layer, in the order of its chain: what depends on the layers below.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 use super::inherit::{self, LayerView};
 use super::metadata::{self, Attributes};
 use super::root::stat_at;
-use super::whiteout::{OPAQUE_XATTR, Style};
+use super::whiteout::{OPAQUE_XATTR, Style, Whiteouts};
 use super::{DiskUsage, EntryPath, UnpackError, Unsealed, copy_node};
 
 impl Unsealed {
@@ -31,7 +32,7 @@ impl Unsealed {
         side_file: &Path,
         below: &mut [LayerView],
     ) -> Result<DiskUsage, UnpackError> {
-        self.place_whiteouts(style, side_file)?;
+        self.place_whiteouts(style, side_file, below)?;
         self.inherit_links(below)?;
         self.inherit_directories(below)?;
         for (path, mtime) in &self.times {
@@ -49,30 +50,50 @@ impl Unsealed {
     }
 
     /// A name that is both deleted and there: a directory shows nothing of below, a file hides
-    /// what is below anyway.
-    fn place_whiteouts(&mut self, style: Style, side_file: &Path) -> Result<(), UnpackError> {
-        let mut left = std::mem::take(&mut self.whiteouts);
-        for path in std::mem::take(&mut left.gone) {
-            match self.root.stat(&path).map_err(refused(&path, "look up"))? {
+    /// what is below anyway. A whiteout of nothing is left out: in a directory that only this
+    /// layer has, overlayfs would list it.
+    fn place_whiteouts(
+        &mut self,
+        style: Style,
+        side_file: &Path,
+        below: &mut [LayerView],
+    ) -> Result<(), UnpackError> {
+        let Whiteouts { gone, mut opaque } = std::mem::take(&mut self.whiteouts);
+        let mut left = BTreeSet::new();
+        for path in gone {
+            let step = |step| refused(&path, step);
+            match self.root.stat(&path).map_err(step("look up"))? {
                 Some(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
-                    left.opaque.insert(path);
+                    opaque.insert(path);
                 }
                 Some(_) => {}
-                None => drop(left.gone.insert(path)),
+                None if inherit::find(below, &path).map_err(step("look below"))?.is_some() => {
+                    left.insert(path);
+                }
+                None => {}
             }
         }
-        // Only directories of this layer can be opaque; nothing shows of one that is not here.
-        for path in &left.opaque {
+        // What lies under something deleted or opaque is hidden with it.
+        let hidden = |path: &EntryPath| {
+            opaque.contains(&EntryPath::root())
+                || path
+                    .ancestors()
+                    .any(|above| left.contains(&above) || opaque.contains(&above))
+        };
+        let gone = left.iter().filter(|path| !hidden(path)).cloned().collect();
+        let whiteouts = Whiteouts { gone, opaque };
+        // Only directories of this layer can be opaque.
+        for path in &whiteouts.opaque {
             self.make_parents(path)?;
         }
         match style {
-            Style::SideFile if left.is_empty() => Ok(()),
-            Style::SideFile => left.write(side_file).map_err(UnpackError::Recipe),
+            Style::SideFile if whiteouts.is_empty() => Ok(()),
+            Style::SideFile => whiteouts.write(side_file).map_err(UnpackError::Recipe),
             Style::Devices => {
-                for path in &left.gone {
+                for path in &whiteouts.gone {
                     self.whiteout_device(path)?;
                 }
-                for path in &left.opaque {
+                for path in &whiteouts.opaque {
                     let fd = self
                         .root
                         .directory(path)
