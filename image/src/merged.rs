@@ -21,8 +21,28 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, getxattr, open, openat2, readlinkat};
 use rustix::io::Errno;
 
+use crate::error::Error;
+use crate::store::{ImageId, Store, blocking};
+
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
+
+impl Store {
+    /// Reads a regular file of an image, of at most `limit` bytes; `None` when it has none of that name.
+    ///
+    /// # Errors
+    /// No such image; [`Error::Io`] for what is no file of bearable size.
+    pub async fn read_file(&self, image: &ImageId, path: &str, limit: usize) -> Result<Option<Vec<u8>>, Error> {
+        let (inner, image, path) = (self.inner.clone(), image.clone(), PathBuf::from(path));
+        blocking("read a file of an image", move || {
+            let chain = inner.with_catalog(|catalog| catalog.images.get(image.digest()).map(|i| i.chain.clone()));
+            let chain = chain.ok_or_else(|| Error::NoSuchImage { name: image.to_string() })?;
+            let layers: Vec<_> = chain.iter().rev().map(|layer| inner.layers.tree(&layer.key())).collect();
+            read_file(&layers, &path, limit).map_err(Error::io("read in the image", &path))
+        })
+        .await
+    }
+}
 
 /// What the merged layers hold under a name.
 enum Found {
@@ -37,7 +57,7 @@ enum Found {
 /// # Errors
 /// `ELOOP` for too many links, `EFBIG` for a file of more than `limit` bytes, `EINVAL` for what is no
 /// regular file, and the system's refusals.
-pub fn read_file(layers: &[PathBuf], path: &Path, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_file(layers: &[PathBuf], path: &Path, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
     let layers = layers
         .iter()
         .map(|layer| open_layer(layer))

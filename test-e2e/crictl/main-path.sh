@@ -60,7 +60,7 @@ JSON
 
 expect RuntimeName crictl version
 expect RuntimeReady crictl info
-expect "$IMAGE" crictl pull "$IMAGE"
+expect "sha256:" crictl pull "$IMAGE"
 expect "${IMAGE%:*}" crictl images
 expect "$IMAGE" crictl inspecti "$IMAGE"
 expect "" crictl imagefsinfo

@@ -20,6 +20,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::faults::{Fault, On, Pending};
 use crate::host::Host;
@@ -53,10 +54,11 @@ struct State {
     redirect: Option<SocketAddr>,
 }
 
-/// The registry; it ends with its host.
+/// The registry; it ends with its host, or when it is closed.
 #[derive(Clone)]
 pub struct Registry {
     address: SocketAddr,
+    closing: Arc<Notify>,
     state: Arc<Mutex<State>>,
 }
 
@@ -76,11 +78,16 @@ impl Registry {
         let address = listener.local_addr().expect("a bound socket has an address");
         let registry = Self {
             address,
+            closing: Arc::default(),
             state: Arc::default(),
         };
         let served = registry.clone();
         host.spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            loop {
+                let stream = tokio::select! {
+                    Ok((stream, _)) = listener.accept() => stream,
+                    () = served.closing.notified() => break,
+                };
                 let registry = served.clone();
                 tokio::spawn(async move {
                     let service = service_fn(move |request| {
@@ -95,6 +102,11 @@ impl Registry {
             }
         });
         registry
+    }
+
+    /// Stops listening, before the host ends.
+    pub fn close(self) {
+        self.closing.notify_one();
     }
 
     /// Where it listens.

@@ -12,7 +12,7 @@ use test_e2e::faults::{Fault, On};
 use test_e2e::harness::Server;
 use test_e2e::images::{self, Image};
 use test_e2e::layers::{Compression, Layer};
-use test_e2e::layout::DOCKER_REGISTRY_PORT;
+use test_e2e::layout::{DOCKER_REGISTRY_PORT, Settings};
 use test_e2e::leaks::Trace;
 use test_e2e::registry::Registry;
 use test_e2e::specs::Container;
@@ -420,12 +420,15 @@ async fn credentials_go_where_they_belong() {
         "not across origins: {blobs:?}"
     );
     assert!(!server.log().contains("secret"), "no password in the log");
+    other.close();
     server.close().await;
 }
 
 #[tokio::test]
 async fn a_cancelled_pull_harms_nobody() {
-    let server = Server::start().await;
+    // A pull goes on without its caller, so the next one joins it; the stalled requests end by the time-out.
+    let config = "[image]\nprogress_timeout = \"1s\"\n".to_owned();
+    let server = Settings { config, ..Settings::default() }.start().await;
     let image = numbered(40);
     let reference = server.registry.publish("cancelled", "1", &image);
     server.registry.fault(On::AnyBlob, Fault::StallAfter(10), 2);

@@ -265,8 +265,8 @@ async fn who_joins_a_pid_namespace_is_harmless() {
     let output = pod.logged("scanner.log", "rounds").await;
     let report: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     assert!(
-        report["pids"].as_u64().unwrap() > 20,
-        "it has seen joiners: {report}"
+        report["pids"].as_u64().unwrap() > 10,
+        "it has seen joiners, and not only who stays: {report}"
     );
     assert_eq!(
         report["findings"].as_array().unwrap(),

@@ -1,7 +1,5 @@
 //! The daemon's use of `image`.
 
-use std::path::Path;
-
 use image::registry::RegistryConfig;
 use image::{ErrorKind, Image, Snapshot, SnapshotRoot, StoreConfig};
 use runtime::launch::Rootfs;
@@ -50,21 +48,16 @@ impl App {
         }
     }
 
-    /// The user databases of an image, read off the async threads from below a container's writable layer.
+    /// The user databases of an image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a database that is no file of bearable size.
-    pub async fn user_databases(&self, snapshot: Snapshot) -> Result<Databases> {
-        let layers = match snapshot.root {
-            SnapshotRoot::Overlay { lower, .. } => lower,
-            SnapshotRoot::Directory(path) => vec![path],
-        };
-        let read = move |path: &str| match image::merged::read_file(&layers, Path::new(path), MAX_DATABASE) {
-            Ok(content) => Ok(content.unwrap_or_default()),
-            Err(error) => Err(Error::invalid(format!("image {path}"), format!("cannot be used: {error}"))),
-        };
-        let both = move || Ok(Databases { passwd: read("/etc/passwd")?, group: read("/etc/group")? });
-        tokio::task::spawn_blocking(both).await.unwrap_or(Err(Error::Crashed))
+    /// [`Error::Image`] for a database that is no file of bearable size.
+    pub async fn user_databases(&self, image: &Image) -> Result<Databases> {
+        let read = |path| self.images.read_file(&image.id, path, MAX_DATABASE);
+        Ok(Databases {
+            passwd: read("/etc/passwd").await?.unwrap_or_default(),
+            group: read("/etc/group").await?.unwrap_or_default(),
+        })
     }
 
     /// The root file system of a container that was created.

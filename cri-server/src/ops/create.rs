@@ -67,14 +67,9 @@ async fn make(
     let image = app.image(&config.image)?;
     let id = ContainerId::generate().map_err(Error::io("read", "/dev/urandom"))?;
 
-    progress.stage("writable layer");
-    let (cleanup, gone) = (app.clone(), id.clone());
-    undo.push("writable layer", async move { Ok(cleanup.images.remove_snapshot(gone.as_str()).await?) });
-    let snapshot = app.images.prepare(&image.id, id.as_str()).await?;
-
     progress.stage("specification");
     let defaults = &image.config.process;
-    let databases = app.user_databases(snapshot).await?;
+    let databases = app.user_databases(&image).await?;
     let files = PodFiles::new(&app.config.state_dir, pod.id());
     let cgroup = app.cgroups.path(&pod.record.config.cgroup_parent, id.as_str())?;
     let built = spec::build(&Ingredients {
@@ -103,8 +98,14 @@ async fn make(
         config,
         id,
     };
+    progress.stage("writable layer");
+    let (cleanup, gone) = (app.clone(), record.id.clone());
+    undo.push("writable layer", async move { Ok(cleanup.images.remove_snapshot(gone.as_str()).await?) });
+    app.images.prepare(&image.id, record.id.as_str()).await?;
+
     // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
     app.launch_plan(pod, &record, &app.cgroups.open(&record.cgroup)?)?;
+
     progress.stage("record");
     // A pod that is being stopped takes no new container; its removal must not miss one.
     pod.ready()?;
