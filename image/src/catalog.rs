@@ -7,11 +7,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::image::{Image, ImageId};
 use crate::layer::{ChainId, LayerInfo, LayerKey, Layers};
 use crate::manifest::Document;
 use crate::records::{ImageRecord, NameRecord, Records};
 use crate::reference::Reference;
-use crate::store::{Image, ImageId};
 
 /// An image without its names.
 #[derive(Debug)]
@@ -55,25 +55,45 @@ pub(crate) struct Catalog {
     pub(crate) names: BTreeMap<Reference, NameRecord>,
 }
 
+/// What the records name but the disk does not have any more.
+#[derive(Debug, Default)]
+pub(crate) struct Lost {
+    pub(crate) images: Vec<Digest>,
+    pub(crate) names: Vec<Reference>,
+    /// Rows that could not be read.
+    damaged: usize,
+}
+
+impl Lost {
+    /// For people: names, and ids.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        let names = self.names.iter().map(ToString::to_string);
+        let ids = self.images.iter().map(ToString::to_string);
+        let damaged = (self.damaged > 0).then(|| format!("{} damaged records", self.damaged));
+        names.chain(ids).chain(damaged).collect()
+    }
+}
+
 impl Catalog {
-    /// From the records; images that are not whole are left out and named.
-    pub(crate) fn build(records: Records, layers: &Layers) -> (Self, Vec<String>) {
+    /// From the records; what is not whole is left out and told.
+    pub(crate) fn build(records: Records, layers: &Layers) -> (Self, Lost) {
         let mut catalog = Self::default();
+        let mut lost = Lost {
+            damaged: records.damaged,
+            ..Lost::default()
+        };
         for (id, record) in records.images {
-            if let Some(stored) = whole(&id, record, layers) {
-                catalog.images.insert(id, Arc::new(stored));
+            match whole(&id, record, layers) {
+                Some(stored) => drop(catalog.images.insert(id, Arc::new(stored))),
+                None => lost.images.push(id),
             }
         }
-        let mut lost = Vec::new();
         for (name, record) in records.names {
             if catalog.images.contains_key(&record.image) {
                 catalog.names.insert(name, record);
             } else {
-                lost.push(name.to_string());
+                lost.names.push(name);
             }
-        }
-        if records.damaged > 0 {
-            lost.push(format!("{} damaged records", records.damaged));
         }
         (catalog, lost)
     }

@@ -21,15 +21,17 @@ use tokio::sync::mpsc;
 
 use self::archive::Archive;
 use crate::assemble::{Part, assemble};
+use crate::commit::NewImage;
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::image::Image;
 use crate::platform::Platform;
 use crate::progress::Watch;
 use crate::records::ImageRecord;
 use crate::reference::Reference;
 use crate::registry::Piece;
-use crate::store::{Image, Inner, NewImage, Store, blocking};
+use crate::store::{Inner, Store, blocking};
 
 /// How much of the stream is read at once.
 const PIECE: usize = 256 << 10;

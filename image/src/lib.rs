@@ -1,30 +1,69 @@
-//! From an image reference to a mounted root. (The chapter grows with the crate.)
+//! From an image reference to a mounted root.
+//!
+//! ```text
+//!  reference ──► registry ──► manifest, configuration      documents: verified, bounded JSON
+//!                   │
+//!                   └──► layers ──► digest · decompress ──► digest · unpack ──► l/<key>/fs
+//!                                                                │
+//!  archive ──► import ──► the same layers                        └─ a recipe for its tar ──► export
+//!
+//!  images.db   names ─► images ─► layers ◄─ snapshots   rw/<container>/{fs,work}
+//! ```
+//!
+//! An [`image`](Image) is the digest of a configuration, which lists the digests of its layers'
+//! tars. A layer is one directory in overlayfs's own format, made once for all images that have
+//! it on top of the same layers. A [`Snapshot`] is those directories and a place to write, for
+//! the supervisor to mount: nothing is mounted here (but for the tmpfs of one fallback).
+//!
+//! What holds at any time:
+//! * An image in the catalog is whole: every layer was verified by two digests, renamed into
+//!   place and synced before its record was written. After a crash or power loss an image is
+//!   complete or absent.
+//! * What a stranger wrote (names, manifests, archives) is parsed into types that cannot hold
+//!   the dangerous forms: [`Digest`](digest::Digest), [`Reference`], `EntryPath`.
+//! * Nothing in use is collected: pulls under way lease their layers, images and snapshots are
+//!   users by record.
+//! * Callers may leave at any time; a pull, a removal, a commit goes on to its end.
+//! * Secrets go to the host they are for, and appear in no error, log or `Debug`.
+//! * Whatever is removed is renamed away at once and deleted in the background.
+//!
+//! What it does not do: run or mount containers, know CRI, decide when an image is garbage (that
+//! is kubelet's business).
+//!
+//! Where to read next: [`Store`] for what callers do, `pull` for the way in, `layer::stream` for
+//! a byte's way from the socket to the disk, [`unpack`] for the rules about archives,
+//! `snapshot` for what becomes of it, [`database`] for the record files (those of pods too).
 
 mod assemble;
 mod blob;
 mod catalog;
+mod commit;
 pub mod config;
 pub mod database;
 pub mod digest;
 pub mod document;
 mod error;
 mod export;
+mod image;
 mod import;
 mod layer;
 pub mod manifest;
-pub mod merged;
+mod merged;
+mod open;
 pub mod platform;
 mod progress;
 mod pull;
 mod records;
 pub mod reference;
 pub mod registry;
+mod remove;
 mod snapshot;
 mod store;
 mod trash;
 pub mod unpack;
 mod usage;
 
+pub use crate::image::{Image, ImageId};
 pub use error::{Error, ErrorKind};
 pub use import::{ArchiveProblem, ImportOptions};
 pub use layer::ChainId;
@@ -32,7 +71,8 @@ pub use progress::{LayerProgress, LayerStage, PullProgress, PullStage};
 pub use pull::PullRequest;
 pub use reference::Reference;
 pub use registry::{AuthFields, Credentials, RegistryConfig, RegistryError, RetryPolicy};
+pub use remove::Removed;
 pub use snapshot::{Snapshot, SnapshotChoice, SnapshotMode, SnapshotRoot};
-pub use store::{Image, ImageId, OpenReport, Removed, Store, StoreConfig};
+pub use store::{OpenReport, Store, StoreConfig};
 pub use unpack::{DiskUsage, Limits, UnpackError};
 pub use usage::StoreUsage;

@@ -22,7 +22,8 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, getxattr, op
 use rustix::io::Errno;
 
 use crate::error::Error;
-use crate::store::{ImageId, Store, blocking};
+use crate::image::ImageId;
+use crate::store::{Store, blocking};
 
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -32,12 +33,24 @@ impl Store {
     ///
     /// # Errors
     /// No such image; [`Error::Io`] for what is no file of bearable size.
-    pub async fn read_file(&self, image: &ImageId, path: &str, limit: usize) -> Result<Option<Vec<u8>>, Error> {
+    pub async fn read_file(
+        &self,
+        image: &ImageId,
+        path: &str,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let (inner, image, path) = (self.inner.clone(), image.clone(), PathBuf::from(path));
         blocking("read a file of an image", move || {
-            let chain = inner.with_catalog(|catalog| catalog.images.get(image.digest()).map(|i| i.chain.clone()));
-            let chain = chain.ok_or_else(|| Error::NoSuchImage { name: image.to_string() })?;
-            let layers: Vec<_> = chain.iter().rev().map(|layer| inner.layers.tree(&layer.key())).collect();
+            let chain =
+                inner.with_catalog(|catalog| catalog.images.get(image.digest()).map(|i| i.chain.clone()));
+            let chain = chain.ok_or_else(|| Error::NoSuchImage {
+                name: image.to_string(),
+            })?;
+            let layers: Vec<_> = chain
+                .iter()
+                .rev()
+                .map(|layer| inner.layers.tree(&layer.key()))
+                .collect();
             read_file(&layers, &path, limit).map_err(Error::io("read in the image", &path))
         })
         .await

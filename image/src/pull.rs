@@ -14,10 +14,12 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 
 use crate::assemble::{Origin, Part, assemble};
+use crate::commit::NewImage;
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::document::DocumentError;
 use crate::error::Error;
+use crate::image::Image;
 use crate::layer::ChainId;
 use crate::layer::stream::Expected;
 use crate::manifest::{DEEPEST_INDEX, Descriptor, Document, Manifest};
@@ -26,7 +28,7 @@ use crate::progress::{PullProgress, PullStage, Watch};
 use crate::records::ImageRecord;
 use crate::reference::Reference;
 use crate::registry::{Credentials, Session};
-use crate::store::{Image, Inner, NewImage, Store, blocking};
+use crate::store::{Inner, Store, blocking};
 
 /// What to pull, and as whom.
 #[derive(Debug, Clone)]

@@ -28,8 +28,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::Error;
+use crate::image::ImageId;
 use crate::layer::{ChainId, LayerInfo, LayerKey};
-use crate::store::{ImageId, Inner, Store, blocking, detached};
+use crate::store::{Inner, Store, blocking, detached};
 use crate::trash::Trash;
 use crate::unpack::whiteout::Style;
 use crate::unpack::{DiskUsage, copy_metadata, times_of};
@@ -154,7 +155,8 @@ impl Store {
             // Its image may be gone already, and the layers were kept for it alone.
             match removed {
                 Some(image) if inner.with_catalog(|catalog| !catalog.images.contains_key(image.digest())) => {
-                    inner.collect_recorded().await
+                    let changing = inner.changes.lock().await;
+                    inner.collect_recorded(&changing).await
                 }
                 _ => Ok(()),
             }

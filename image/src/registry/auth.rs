@@ -6,7 +6,7 @@ use reqwest::{Client, Url};
 use serde::Deserialize;
 
 use super::RegistryError;
-use super::client::{self, bounded_body};
+use super::answer::{self, bounded_body};
 use super::credentials::Credentials;
 
 const LARGEST_TOKEN_ANSWER: usize = 256 << 10;
@@ -15,7 +15,7 @@ const LONGEST_CHALLENGE: usize = 8 << 10;
 
 /// What a registry asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Challenge {
+pub(super) enum Challenge {
     Basic,
     Bearer {
         realm: String,
@@ -26,7 +26,7 @@ pub(crate) enum Challenge {
 
 impl Challenge {
     /// The strongest challenge of an answer that is understood.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let texts = headers
             .get_all(WWW_AUTHENTICATE)
             .iter()
@@ -207,11 +207,11 @@ impl TokenRequest<'_> {
         };
         let answer = request.send().await.map_err(|error| RegistryError::Unavailable {
             registry: self.registry.into(),
-            detail: format!("its token service: {}", client::cause(&error)),
+            detail: format!("its token service: {}", answer::cause(&error)),
         })?;
         let status = answer.status();
         if !status.is_success() {
-            return Err(client::refusal(self.registry, "its token service", answer).await);
+            return Err(answer::refusal(self.registry, "its token service", answer).await);
         }
         let body = bounded_body(answer, LARGEST_TOKEN_ANSWER)
             .await

@@ -4,27 +4,20 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
-};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::auth::{Challenge, TokenRequest};
+use super::answer::{BodyError, bounded_body, cause};
 use super::credentials::Credentials;
 use super::hosts::{self, Endpoint};
 use super::{RegistryConfig, RegistryError};
 use crate::digest::Digest;
 use crate::document::{DocumentError, LARGEST_DOCUMENT};
 use crate::error::Error;
-use crate::manifest::{Descriptor, media_type};
+use crate::manifest::Descriptor;
 use crate::reference::{Reference, Version};
-
-const MOST_REDIRECTS: usize = 5;
-const LARGEST_ERROR_BODY: usize = 64 << 10;
-/// Of what a registry says, this much is repeated in an error.
-const LONGEST_DETAIL: usize = 200;
 
 /// A piece of a blob on its way; a channel that ends without [`Piece::End`] was cut.
 #[derive(Debug)]
@@ -35,17 +28,17 @@ pub(crate) enum Piece {
 
 /// The endpoints of one reference with the credentials of one request.
 pub(crate) struct Session {
-    reference: Reference,
-    credentials: Credentials,
-    config: RegistryConfig,
+    pub(super) reference: Reference,
+    pub(super) credentials: Credentials,
+    pub(super) config: RegistryConfig,
     places: Vec<Place>,
 }
 
-struct Place {
-    endpoint: Endpoint,
-    client: Client,
+pub(super) struct Place {
+    pub(super) endpoint: Endpoint,
+    pub(super) client: Client,
     /// What met its last challenge.
-    authorization: Mutex<Option<HeaderValue>>,
+    pub(super) authorization: Mutex<Option<HeaderValue>>,
 }
 
 /// A tag or digest looked up.
@@ -66,9 +59,9 @@ struct Wanted<'a> {
 }
 
 /// A failure, and how long the registry asked to wait.
-struct Failure {
-    error: RegistryError,
-    wait: Option<Duration>,
+pub(super) struct Failure {
+    pub(super) error: RegistryError,
+    pub(super) wait: Option<Duration>,
 }
 
 impl From<RegistryError> for Failure {
@@ -324,119 +317,6 @@ impl Session {
         Ok(())
     }
 
-    /// One successful answer (2xx), having met challenges and followed redirects.
-    async fn get(
-        &self,
-        place: &Place,
-        path: &str,
-        what: &str,
-        from: Option<u64>,
-    ) -> Result<Response, Failure> {
-        let mut url = place
-            .endpoint
-            .base
-            .join(&format!("{}/{path}", self.reference.repository()))
-            .map_err(|_| self.protocol("its address cannot take a repository"))?;
-        if !place.endpoint.upstream {
-            // Tells a mirror of several registries which one is meant.
-            url.query_pairs_mut().append_pair("ns", self.reference.registry());
-        }
-        let mut challenged = false;
-        loop {
-            let answer = self.follow(place, url.clone(), from).await?;
-            let status = answer.status();
-            if status == StatusCode::UNAUTHORIZED && !challenged {
-                challenged = true;
-                if let Some(authorization) = self.authorize(place, &answer).await? {
-                    *place
-                        .authorization
-                        .lock()
-                        .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(authorization);
-                    continue;
-                }
-            }
-            if status.is_success() {
-                return Ok(answer);
-            }
-            let wait = retry_after(&answer);
-            return Err(Failure {
-                error: refusal(self.registry(), what, answer).await,
-                wait,
-            });
-        }
-    }
-
-    async fn authorize(
-        &self,
-        place: &Place,
-        answer: &Response,
-    ) -> Result<Option<HeaderValue>, RegistryError> {
-        let Some(challenge) = Challenge::of(answer.headers()) else {
-            return Ok(None);
-        };
-        let anonymous = Credentials::Anonymous;
-        let request = TokenRequest {
-            client: &place.client,
-            registry: self.registry(),
-            endpoint: &place.endpoint.base,
-            repository: self.reference.repository(),
-            credentials: if place.endpoint.upstream {
-                &self.credentials
-            } else {
-                &anonymous
-            },
-        };
-        match timeout(self.config.progress_timeout, request.authorize(challenge)).await {
-            Ok(result) => result,
-            Err(_) => Err(self.unavailable("its token service does not answer")),
-        }
-    }
-
-    /// Sends a request and follows redirects. What is ours (authorization, configured headers)
-    /// stays with the endpoint's own origin, and https is never left for http.
-    async fn follow(&self, place: &Place, mut url: Url, from: Option<u64>) -> Result<Response, Failure> {
-        let origin = place.endpoint.base.origin();
-        for _ in 0..=MOST_REDIRECTS {
-            let mut request = place.client.get(url.clone()).header(ACCEPT, accept(from));
-            if let Some(from) = from.filter(|from| *from > 0) {
-                request = request.header(RANGE, format!("bytes={from}-"));
-            }
-            if url.origin() == origin {
-                for (name, value) in &place.endpoint.headers {
-                    request = request.header(name, value);
-                }
-                let authorization = place
-                    .authorization
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner())
-                    .clone();
-                if let Some(authorization) = authorization {
-                    request = request.header(AUTHORIZATION, authorization);
-                }
-            }
-            let answer = match timeout(self.config.progress_timeout, request.send()).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => return Err(self.unavailable(&cause(&error)).into()),
-                Err(_) => return Err(self.unavailable("no answer within the progress timeout").into()),
-            };
-            if !answer.status().is_redirection() {
-                return Ok(answer);
-            }
-            let location = answer
-                .headers()
-                .get(LOCATION)
-                .and_then(|value| value.to_str().ok());
-            let next = location.and_then(|location| url.join(location).ok());
-            let next = next.ok_or_else(|| self.protocol("it redirects to nowhere"))?;
-            let downgrade = url.scheme() == "https" && next.scheme() != "https";
-            if downgrade || !matches!(next.scheme(), "http" | "https") {
-                return Err(self.protocol("it redirects from https to something else").into());
-            }
-            url = next;
-        }
-        Err(self.protocol("it redirects without end").into())
-    }
-
     /// A document and the type the place gives it.
     async fn small(&self, place: &Place, wanted: &Wanted<'_>) -> Result<(Bytes, Option<String>), Failure> {
         let answer = self.get(place, wanted.path, wanted.name, None).await?;
@@ -456,18 +336,18 @@ impl Session {
         }
     }
 
-    fn registry(&self) -> &str {
+    pub(super) fn registry(&self) -> &str {
         self.reference.registry()
     }
 
-    fn unavailable(&self, detail: &str) -> RegistryError {
+    pub(super) fn unavailable(&self, detail: &str) -> RegistryError {
         RegistryError::Unavailable {
             registry: self.registry().into(),
             detail: detail.into(),
         }
     }
 
-    fn protocol(&self, problem: &'static str) -> RegistryError {
+    pub(super) fn protocol(&self, problem: &'static str) -> RegistryError {
         RegistryError::Protocol {
             registry: self.registry().into(),
             problem,
@@ -485,10 +365,6 @@ impl Session {
     }
 }
 
-fn accept(blob: Option<u64>) -> &'static str {
-    if blob.is_some() { "*/*" } else { media_type::ACCEPT }
-}
-
 fn verified(wanted: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
     if wanted.matches(bytes) {
         return Ok(wanted.clone());
@@ -501,150 +377,4 @@ fn verified(wanted: &Digest, bytes: &[u8]) -> Result<Digest, Error> {
         what: wanted.to_string(),
         problem,
     })
-}
-
-fn retry_after(answer: &Response) -> Option<Duration> {
-    let passing = answer.status() == StatusCode::TOO_MANY_REQUESTS || answer.status().is_server_error();
-    let value = answer.headers().get(RETRY_AFTER).filter(|_| passing)?;
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// The error that an unsuccessful answer stands for, with the registry's own words.
-pub(super) async fn refusal(registry: &str, what: &str, answer: Response) -> RegistryError {
-    let status = answer.status();
-    let body = timeout(Duration::from_secs(10), bounded_body(answer, LARGEST_ERROR_BODY)).await;
-    let detail = body
-        .ok()
-        .and_then(Result::ok)
-        .map_or_else(String::new, |body| words(&body));
-    let (registry, what) = (registry.to_owned(), what.to_owned());
-    match status {
-        StatusCode::NOT_FOUND => RegistryError::NotFound {
-            registry,
-            what,
-            detail,
-        },
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Unauthorized {
-            registry,
-            what,
-            detail,
-        },
-        StatusCode::TOO_MANY_REQUESTS => RegistryError::Unavailable {
-            registry,
-            detail: "too many requests".into(),
-        },
-        status if status.is_server_error() => RegistryError::Unavailable {
-            registry,
-            detail: format!("status {}", status.as_u16()),
-        },
-        status => RegistryError::Refused {
-            registry,
-            what,
-            status: status.as_u16(),
-            detail,
-        },
-    }
-}
-
-/// `{"errors": [{"code", "message"}]}` (distribution-spec) or the start of whatever came, without
-/// anything that could fake another line or carry a URL's secrets.
-fn words(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Body {
-        errors: Vec<One>,
-    }
-    #[derive(serde::Deserialize)]
-    struct One {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let text = match serde_json::from_slice::<Body>(body) {
-        Ok(Body { errors }) => {
-            let all: Vec<String> = errors
-                .iter()
-                .take(3)
-                .map(|error| format!("{} {}", error.code, error.message))
-                .collect();
-            all.join("; ")
-        }
-        // Pages for browsers say nothing useful.
-        Err(_) if body.trim_ascii_start().starts_with(b"<") => String::new(),
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
-    let clean = text
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|word| !word.is_empty());
-    let clean: Vec<String> = clean.map(redact).collect();
-    clean.join(" ").chars().take(LONGEST_DETAIL).collect()
-}
-
-/// A word that is a URL loses its user and query.
-fn redact(word: &str) -> String {
-    let Some(at) = word.find("://") else {
-        return word.to_owned();
-    };
-    let (scheme, rest) = word.split_at(at + 3);
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let end = rest.find('/').unwrap_or(rest.len());
-    let host = rest[..end].rsplit('@').next().unwrap_or_default();
-    format!("{scheme}{host}{}", &rest[end..])
-}
-
-pub(super) enum BodyError {
-    TooLarge,
-    Cut(String),
-}
-
-/// A body of at most `limit` bytes.
-pub(super) async fn bounded_body(mut answer: Response, limit: usize) -> Result<Bytes, BodyError> {
-    let mut body = Vec::new();
-    while let Some(piece) = answer
-        .chunk()
-        .await
-        .map_err(|error| BodyError::Cut(cause(&error)))?
-    {
-        if body.len() + piece.len() > limit {
-            return Err(BodyError::TooLarge);
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(body.into())
-}
-
-/// The innermost reason of a transport error, without URLs and addresses.
-pub(super) fn cause(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    if let Some(io) = innermost.downcast_ref::<std::io::Error>()
-        && let Some(code) = io.raw_os_error()
-    {
-        return rustix::io::Errno::from_raw_os_error(code).to_string();
-    }
-    if error.is_timeout() {
-        return "timed out".into();
-    }
-    let text = if innermost.source().is_none() && innermost.is::<reqwest::Error>() {
-        "the connection failed".to_owned()
-    } else {
-        innermost.to_string()
-    };
-    words(text.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn repeats_a_registry_without_its_secrets() {
-        let body = br#"{"errors":[{"code":"DENIED","message":"see https://u:p@a.io/x?sig=s\nnow"}]}"#;
-        assert_eq!(words(body), "DENIED see https://a.io/x now");
-        assert_eq!(words(b"<html>"), "");
-        assert!(words("x".repeat(5000).as_bytes()).len() <= LONGEST_DETAIL);
-        assert_eq!(redact("http://a.io"), "http://a.io");
-    }
 }

@@ -13,11 +13,13 @@
 //! * Another endpoint is tried only after a definite answer or a failed connection.
 //! * Errors name the registry, not URLs: queries and user info of URLs hold secrets.
 
-pub(crate) mod auth;
+mod answer;
+mod auth;
 mod client;
 pub mod credentials;
 mod error;
-pub mod hosts;
+mod hosts;
+mod request;
 mod retry;
 mod tls;
 

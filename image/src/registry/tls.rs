@@ -81,7 +81,7 @@ impl Tls {
         }
         builder.build().map_err(|error| RegistryError::Unavailable {
             registry: registry.into(),
-            detail: format!("cannot set up a client: {}", super::client::cause(&error)),
+            detail: format!("cannot set up a client: {}", super::answer::cause(&error)),
         })
     }
 }

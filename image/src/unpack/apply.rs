@@ -109,10 +109,11 @@ impl Unpacker {
         if let Kind::HardLink(target) = &entry.kind {
             return self.hard_link(&path, &parent, name, named(target)?);
         }
-        self.clear(&parent, name).map_err(step("replace"))?;
         match &entry.kind {
             Kind::File { size, segments } => {
-                let file = create(&parent, name).map_err(step("create"))?;
+                let file = self
+                    .replacing(&parent, name, || create(&parent, name))
+                    .map_err(step("create"))?;
                 tar.structure.file(&path, segments);
                 self.contents(&path, &file, *size, segments, tar)?;
                 metadata::apply(file.as_fd(), &Attributes::of(&entry)).map_err(step("set attributes"))?;
@@ -122,22 +123,25 @@ impl Unpacker {
                 if target.contains(&0) || target.is_empty() {
                     return Err(step("make the symlink")(Errno::INVAL));
                 }
-                fs::symlinkat(OsStr::from_bytes(target), &parent, name).map_err(step("make the symlink"))?;
+                let target = OsStr::from_bytes(target);
+                self.replacing(&parent, name, || fs::symlinkat(target, &parent, name))
+                    .map_err(step("make the symlink"))?;
                 metadata::apply_to_symlink(parent.as_fd(), name, &entry).map_err(step("set attributes"))?;
             }
             Kind::Character(0, 0) => return Err(UnpackError::ForgedWhiteout { path }),
             Kind::Character(major, minor) => {
-                let device = fs::makedev(*major, *minor);
-                make_node(&parent, name, FileType::CharacterDevice, device, &entry)
+                let node = (FileType::CharacterDevice, fs::makedev(*major, *minor));
+                self.node(&parent, name, node, &entry)
                     .map_err(step("make the node"))?;
             }
             Kind::Block(major, minor) => {
-                let device = fs::makedev(*major, *minor);
-                make_node(&parent, name, FileType::BlockDevice, device, &entry)
+                let node = (FileType::BlockDevice, fs::makedev(*major, *minor));
+                self.node(&parent, name, node, &entry)
                     .map_err(step("make the node"))?;
             }
             Kind::Fifo => {
-                make_node(&parent, name, FileType::Fifo, 0, &entry).map_err(step("make the node"))?;
+                self.node(&parent, name, (FileType::Fifo, 0), &entry)
+                    .map_err(step("make the node"))?;
             }
             Kind::Directory | Kind::HardLink(_) => {}
         }
@@ -147,25 +151,20 @@ impl Unpacker {
 
     fn directory(&mut self, path: EntryPath, entry: &Entry) -> Result<(), UnpackError> {
         let step = |step| refused(&path, step);
-        if let Some((parent, name)) = path.split() {
-            let parent = self.parent(&parent)?;
-            match stat_at(parent.as_fd(), name).map_err(step("look up"))? {
-                Some(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {}
-                found => {
-                    if found.is_some() {
-                        self.clear(&parent, name).map_err(step("replace"))?;
-                    }
-                    fs::mkdirat(&parent, name, Mode::RWXU).map_err(step("make the directory"))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match path.split() {
+            None => self.root.look_up(&path, flags).map_err(step("open the root"))?,
+            Some((parent, name)) => {
+                let parent = self.parent(&parent)?;
+                if self
+                    .make_directory(&parent, name)
+                    .map_err(step("make the directory"))?
+                {
                     self.count_directory();
                 }
+                fs::openat(&parent, name, flags, Mode::empty()).map_err(step("open the directory"))?
             }
-        }
-        // Not following: in this place is a directory, or the parent check above failed.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let fd = self
-            .root
-            .look_up(&path, flags)
-            .map_err(step("open the directory"))?;
+        };
         metadata::apply(fd.as_fd(), &Attributes::of(entry)).map_err(step("set attributes"))?;
         self.implicit.remove(&path);
         self.times.push((path, entry.mtime));
@@ -282,6 +281,50 @@ impl Unpacker {
         Ok(fd)
     }
 
+    /// Whether it had to be made; an earlier entry may have made it.
+    fn make_directory(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<bool, Errno> {
+        match fs::mkdirat(parent, name, Mode::RWXU) {
+            Err(Errno::EXIST) => {}
+            other => return other.map(|()| true),
+        }
+        let found = stat_at(parent.as_fd(), name)?;
+        if found.is_some_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory) {
+            return Ok(false);
+        }
+        self.clear(parent, name)?;
+        fs::mkdirat(parent, name, Mode::RWXU).map(|()| true)
+    }
+
+    fn node(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        node: (FileType, u64),
+        entry: &Entry,
+    ) -> Result<(), Errno> {
+        let (kind, device) = node;
+        debug_assert!(!is_whiteout_device(kind, device));
+        let mode = Mode::RUSR | Mode::WUSR;
+        self.replacing(parent, name, || fs::mknodat(parent, name, kind, mode, device))?;
+        metadata::apply_to_node(parent.as_fd(), name, entry)
+    }
+
+    /// Makes something where hardly ever something is already.
+    fn replacing<T>(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        make: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match make() {
+            Err(Errno::EXIST) => {
+                self.clear(parent, name)?;
+                make()
+            }
+            other => other,
+        }
+    }
+
     /// Removes what an earlier entry put in this place.
     fn clear(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         let Some(found) = stat_at(parent.as_fd(), name)? else {
@@ -359,16 +402,4 @@ fn refused<'a>(path: &'a EntryPath, step: &'static str) -> impl Fn(Errno) -> Unp
 fn create(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
-}
-
-fn make_node(
-    parent: &OwnedFd,
-    name: &OsStr,
-    kind: FileType,
-    device: u64,
-    entry: &Entry,
-) -> Result<(), Errno> {
-    debug_assert!(!is_whiteout_device(kind, device));
-    fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)?;
-    metadata::apply_to_node(parent.as_fd(), name, entry)
 }

@@ -28,6 +28,7 @@ mod pax;
 pub mod recipe;
 pub mod root;
 mod seal;
+mod sparse;
 pub mod tar;
 pub mod whiteout;
 

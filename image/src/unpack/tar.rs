@@ -8,13 +8,12 @@
 
 use std::io::{self, BufRead};
 
-use super::header::{BLOCK, GnuSparse, Header, sparse_pairs};
+use super::header::{BLOCK, Header};
 use super::pax::{self, Overrides};
+use super::sparse::check_map;
 
 /// The largest extended header or long name.
 const LARGEST_EXTENSION: u64 = 1 << 20;
-/// The most pieces a sparse file may have.
-const MOST_SEGMENTS: usize = 1 << 16;
 
 /// Why a stream is no (acceptable) tar.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +129,7 @@ pub struct TarReader<R, S> {
     /// Told about everything but payloads that were taken.
     pub structure: S,
     /// Payload of the current entry not yet taken.
-    payload: u64,
+    pub(super) payload: u64,
     padding: u64,
     position: u64,
 }
@@ -246,7 +245,7 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
         Err(TarError::Checksum)
     }
 
-    fn block(&mut self) -> Result<[u8; BLOCK], TarError> {
+    pub(super) fn block(&mut self) -> Result<[u8; BLOCK], TarError> {
         let mut block = [0; BLOCK];
         self.fill(&mut block)?;
         Ok(block)
@@ -368,62 +367,7 @@ impl<R: BufRead, S: Structure> TarReader<R, S> {
         })
     }
 
-    fn gnu_sparse(&mut self, header: &Header<'_>, pax_size: Option<u64>) -> Result<Kind, TarError> {
-        let stored = pax_size.map_or_else(|| header.size(), Ok)?;
-        let GnuSparse {
-            mut pairs,
-            size,
-            mut more,
-        } = header.gnu_sparse()?;
-        while more {
-            let block = self.block()?;
-            pairs.extend(sparse_pairs(&block[..504])?);
-            more = block[504] != 0;
-            if pairs.len() > MOST_SEGMENTS {
-                return Err(TarError::SparseMap);
-            }
-        }
-        self.expect_payload(stored);
-        Ok(Kind::File {
-            size,
-            segments: check_map(pairs, size, stored)?,
-        })
-    }
-
-    /// PAX sparse 1.0: decimal numbers, one per line, padded to a block, before the data.
-    fn sparse_map_in_data(&mut self) -> Result<Vec<u64>, TarError> {
-        let mut numbers: Vec<u64> = Vec::new();
-        let mut line = Vec::new();
-        let mut wanted: Option<usize> = None;
-        while wanted.is_none_or(|wanted| numbers.len() < wanted) {
-            self.payload = self
-                .payload
-                .checked_sub(BLOCK as u64)
-                .ok_or(TarError::SparseMap)?;
-            for byte in self.block()? {
-                match (byte, wanted) {
-                    (_, Some(wanted)) if numbers.len() == wanted => break,
-                    (b'\n', None) => {
-                        let count = usize::try_from(pax::decimal(&line)?).map_err(|_| TarError::SparseMap)?;
-                        if count > MOST_SEGMENTS {
-                            return Err(TarError::SparseMap);
-                        }
-                        wanted = Some(count * 2);
-                        line.clear();
-                    }
-                    (b'\n', Some(_)) => {
-                        numbers.push(pax::decimal(&line)?);
-                        line.clear();
-                    }
-                    (byte, _) if line.len() < 20 => line.push(byte),
-                    _ => return Err(TarError::SparseMap),
-                }
-            }
-        }
-        Ok(numbers)
-    }
-
-    fn expect_payload(&mut self, size: u64) {
+    pub(super) fn expect_payload(&mut self, size: u64) {
         self.payload = size;
         self.padding = padding_of(size);
     }
@@ -449,32 +393,5 @@ fn long_name(mut bytes: Vec<u8>) -> Result<Vec<u8>, TarError> {
         Err(TarError::Contradiction)
     } else {
         Ok(bytes)
-    }
-}
-
-/// In order, without overlap, inside the file, and as long as the data.
-fn check_map(pairs: Vec<(u64, u64)>, size: u64, stored: u64) -> Result<Vec<Segment>, TarError> {
-    if pairs.len() > MOST_SEGMENTS {
-        return Err(TarError::SparseMap);
-    }
-    let (mut end, mut total) = (0u64, 0u64);
-    let mut segments = Vec::with_capacity(pairs.len());
-    for (offset, length) in pairs {
-        if offset < end {
-            return Err(TarError::SparseMap);
-        }
-        end = offset
-            .checked_add(length)
-            .filter(|end| *end <= size)
-            .ok_or(TarError::SparseMap)?;
-        total += length;
-        if length > 0 {
-            segments.push(Segment { offset, length });
-        }
-    }
-    if total == stored {
-        Ok(segments)
-    } else {
-        Err(TarError::SparseMap)
     }
 }
