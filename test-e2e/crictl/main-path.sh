@@ -84,7 +84,7 @@ if crictl exec --sync "$container" /bin/sh -c 'exit 5' >/dev/null 2>&1; then
     exit 1
 fi
 
-expect "$container" crictl stop "$container"
+expect "$container" crictl stop --timeout 10 "$container"
 expect Exited crictl ps --all
 expect '"exitCode": 0' crictl inspect "$container"
 expect "$container" crictl rm "$container"

@@ -1,7 +1,7 @@
 //! The daemon's use of `image`.
 
 use image::registry::RegistryConfig;
-use image::{ErrorKind, Image, Snapshot, SnapshotRoot, StoreConfig};
+use image::{ErrorKind, Image, SnapshotRoot, StoreConfig};
 use runtime::launch::Rootfs;
 
 use super::App;

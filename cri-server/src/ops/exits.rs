@@ -9,7 +9,7 @@ use crate::container::{Container, ContainerState, Exit};
 use crate::pod::{Pod, PodPhase};
 use crate::supervisor::{Notice, Notices};
 use crate::time::{Nanos, now};
-use crate::{Error, Result};
+use crate::Result;
 
 /// Follows a pod's supervisor until it is gone.
 pub fn watch(app: &Arc<App>, pod: &Arc<Pod>, mut notices: Notices) {
