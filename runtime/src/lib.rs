@@ -32,5 +32,6 @@ pub mod client;
 pub mod exit;
 pub mod launch;
 pub mod protocol;
+pub mod seccomp;
 pub mod supervisor;
 mod sys;

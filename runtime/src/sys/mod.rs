@@ -14,6 +14,7 @@ pub(crate) mod pidfd;
 pub(crate) mod proc;
 pub(crate) mod sched;
 pub(crate) mod scm;
+pub(crate) mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod spawn;
 
