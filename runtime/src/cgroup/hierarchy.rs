@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::CgroupError;
-use crate::launch::{CgroupLayout, HierarchyMount};
+use crate::launch::{CgroupLayout, HierarchyMount, HostPath};
 
 /// Options of a v1 mount that are not controllers.
 const NOT_CONTROLLERS: [&str; 9] = [
@@ -65,6 +65,30 @@ impl Hierarchy {
     }
 }
 
+impl Hierarchy {
+    fn directory_name(&self) -> String {
+        self.mount
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Controllers that are mounted together under a name that is none of theirs.
+    fn aliases(&self) -> Vec<String> {
+        match &self.kind {
+            Kind::V1 { options } if options.len() > 1 => {
+                let name = self.directory_name();
+                options
+                    .iter()
+                    .filter(|option| !option.contains('=') && **option != name)
+                    .cloned()
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
 impl Hierarchies {
     /// Finds the hierarchies that are mounted in the caller's mount namespace.
     ///
@@ -105,28 +129,26 @@ impl Hierarchies {
         })
     }
 
-    pub(super) fn mount_layout(&self) -> CgroupLayout {
-        if self.layout() == Layout::V2 {
-            return CgroupLayout::Unified;
-        }
-        let name = |hierarchy: &Hierarchy| {
-            hierarchy
-                .mount
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default()
+    /// How the hierarchies are shown at `path` of each.
+    pub(super) fn mount_layout(&self, path: &Path) -> Result<CgroupLayout, &'static str> {
+        let source = |hierarchy: &Hierarchy| {
+            HostPath::parse(hierarchy.mount.join(path).as_os_str().as_encoded_bytes())
         };
-        let v1 = |hierarchy: &Hierarchy| match &hierarchy.kind {
-            Kind::V1 { options } => Some(HierarchyMount {
-                directory: name(hierarchy),
-                options: options.clone(),
-            }),
-            Kind::V2 => None,
-        };
-        CgroupLayout::PerHierarchy {
-            hierarchies: self.all.iter().filter_map(v1).collect(),
-            unified: self.all.iter().find(|hierarchy| hierarchy.is_v2()).map(name),
+        if let (Layout::V2, [v2]) = (self.layout(), self.all.as_slice()) {
+            return Ok(CgroupLayout::Unified { source: source(v2)? });
         }
+        let hierarchies = self
+            .all
+            .iter()
+            .map(|hierarchy| {
+                Ok(HierarchyMount {
+                    directory: hierarchy.directory_name(),
+                    source: source(hierarchy)?,
+                    aliases: hierarchy.aliases(),
+                })
+            })
+            .collect::<Result<_, &'static str>>()?;
+        Ok(CgroupLayout::PerHierarchy { hierarchies })
     }
 
     #[cfg(test)]
@@ -240,11 +262,20 @@ mod tests {
             hierarchies.controller("cpu").unwrap()
         );
         assert_eq!(hierarchies.controller("hugetlb"), None);
-        let CgroupLayout::PerHierarchy { hierarchies, unified } = hierarchies.mount_layout() else {
+        let layout = hierarchies.mount_layout(Path::new("pods/x")).unwrap();
+        let CgroupLayout::PerHierarchy { hierarchies } = layout else {
             panic!()
         };
-        assert_eq!(hierarchies[2].options, ["name=systemd"]);
-        assert_eq!(unified.as_deref(), Some("unified"));
+        assert_eq!(hierarchies[0].aliases, ["cpu", "cpuacct"]);
+        assert_eq!(
+            hierarchies[0].source.to_string(),
+            "/sys/fs/cgroup/cpu,cpuacct/pods/x"
+        );
+        assert_eq!(
+            (hierarchies[2].directory.as_str(), hierarchies[2].aliases.len()),
+            ("systemd", 0)
+        );
+        assert_eq!(hierarchies[3].directory, "unified");
     }
 
     #[test]
@@ -253,7 +284,10 @@ mod tests {
         let hierarchies = Hierarchies { all: parse(table) };
         assert_eq!(hierarchies.layout(), Layout::V2);
         assert!(hierarchies.controller("memory").unwrap().is_v2());
-        assert_eq!(hierarchies.mount_layout(), CgroupLayout::Unified);
+        let CgroupLayout::Unified { source } = hierarchies.mount_layout(Path::new("")).unwrap() else {
+            panic!()
+        };
+        assert_eq!(source.to_string(), "/sys/fs/cgroup/");
     }
 
     #[test]

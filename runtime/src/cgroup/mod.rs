@@ -329,9 +329,11 @@ impl Cgroup {
             })
     }
 
-    /// How a cgroup mount inside the container looks.
-    pub(crate) fn mount_layout(&self) -> CgroupLayout {
-        self.hierarchies.mount_layout()
+    /// What a cgroup mount inside the container shows: this cgroup as if it were the root, or without a cgroup
+    /// namespace, in which the names would be wrong, all of the host's.
+    pub(crate) fn mount_layout(&self, own_namespace: bool) -> Result<CgroupLayout, &'static str> {
+        self.hierarchies
+            .mount_layout(if own_namespace { &self.path } else { Path::new("") })
     }
 }
 

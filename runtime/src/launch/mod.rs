@@ -10,6 +10,7 @@
 //! ```
 //! The end of the stream after `Started` means that `execve` succeeded: the channel closes on exec.
 
+mod cgroup_mounts;
 mod channel;
 mod console;
 mod devices;
@@ -48,6 +49,7 @@ pub use pod::{
 };
 pub use spec::{ExactStrings, ExecContext, LaunchContext, PlanError, Rootfs, Sharing};
 pub use step::{SetupFailure, Step};
+pub(crate) use values::HostPath;
 
 /// The child's ends of its standard streams. `None` means the container's own `/dev/null`, or the terminal
 /// when the plan asks for one.

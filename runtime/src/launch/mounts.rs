@@ -6,23 +6,32 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
 
-use super::Step;
 use super::failure::{InStep, StepResult, failure};
-use super::plan::{
-    Attributes, CgroupLayout, FileSystem, HierarchyMount, MountPlan, MountSource, Propagation,
-};
+use super::plan::{Attributes, FileSystem, MountPlan, MountSource, Propagation};
 use super::rooted::{Kind, Root, file_type};
 use super::spec::PROC_OVERLAYS;
+use super::{Step, cgroup_mounts};
 use crate::sys::mount::{AttrChange, set_attributes};
 
 /// `f_type` of procfs (statfs(2)).
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+
+/// What a mount of the plan has been prepared to, in the host's mount namespace.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A detached clone of a volume.
+    Volume(Volume),
+    /// Detached clones of the container's cgroups, in the order of the plan.
+    Cgroups(Vec<OwnedFd>),
+    /// Nothing: the container makes it.
+    Fresh,
+}
 
 /// A detached clone of a volume.
 #[derive(Debug)]
@@ -31,9 +40,8 @@ pub(crate) struct Volume {
     kind: Kind,
 }
 
-/// Clones the sources of all volumes, in the host's mount namespace; each path is resolved exactly once.
-/// The result has an entry for each mount of the plan.
-pub(crate) fn prepare_volumes(mounts: &[MountPlan]) -> StepResult<Vec<Option<Volume>>> {
+/// Clones the sources of all mounts that come from the host; each path is resolved exactly once.
+pub(crate) fn prepare(mounts: &[MountPlan]) -> StepResult<Vec<Source>> {
     mounts
         .iter()
         .map(|mount| match &mount.source {
@@ -42,16 +50,18 @@ pub(crate) fn prepare_volumes(mounts: &[MountPlan]) -> StepResult<Vec<Option<Vol
                 recursive,
                 propagation,
                 recursive_propagation,
-            } => {
-                let volume = clone_volume(
-                    path.as_c_str(),
-                    *recursive,
-                    mount.attributes,
-                    (*propagation, *recursive_propagation),
-                );
-                volume.map(Some).step_at(Step::PrepareVolume, path)
+            } => clone_volume(
+                path.as_c_str(),
+                *recursive,
+                mount.attributes,
+                (*propagation, *recursive_propagation),
+            )
+            .map(Source::Volume)
+            .step_at(Step::PrepareVolume, path),
+            MountSource::Cgroup { layout } => {
+                cgroup_mounts::prepare(layout, mount.attributes).map(Source::Cgroups)
             }
-            _ => Ok(None),
+            MountSource::Fresh { .. } => Ok(Source::Fresh),
         })
         .collect()
 }
@@ -120,7 +130,7 @@ pub(crate) fn attach_volume(root: Root<'_>, mount: &MountPlan, volume: &Volume) 
 }
 
 /// A symbolic link of the image may have led the target to the root or into procfs, which the names did not show.
-fn refuse_covered(root: Root<'_>, mount: &MountPlan, target: BorrowedFd<'_>) -> StepResult<()> {
+pub(crate) fn refuse_covered(root: Root<'_>, mount: &MountPlan, target: BorrowedFd<'_>) -> StepResult<()> {
     let covers_root = root.is(target).step_at(Step::Mount, &mount.target)?;
     let file_system = rustix::fs::fstatfs(target).step_at(Step::Mount, &mount.target)?;
     let in_proc = file_system.f_type as u64 == PROC_SUPER_MAGIC;
@@ -203,105 +213,4 @@ pub(crate) fn fresh(
     fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::from_bits_retain(attributes.set | attributes.set_recursive);
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
-/// Mounts the container's cgroups as its cgroup namespace shows them.
-pub(crate) fn attach_cgroups(root: Root<'_>, mount: &MountPlan, layout: &CgroupLayout) -> StepResult<()> {
-    let attributes = MountAttrFlags::from_bits_retain(mount.attributes.set | mount.attributes.set_recursive);
-    let target = root
-        .ensure(&mount.target, Kind::Directory)
-        .step_at(Step::Mount, &mount.target)?;
-    refuse_covered(root, mount, target.as_fd())?;
-    match layout {
-        CgroupLayout::Unified => cgroup2(attributes).and_then(|tree| attach(tree.as_fd(), target.as_fd())),
-        CgroupLayout::PerHierarchy { hierarchies, unified } => {
-            per_hierarchy(target.as_fd(), attributes, hierarchies, unified.as_deref())
-        }
-    }
-    .step_at(Step::Mount, &mount.target)
-}
-
-fn cgroup2(attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
-    let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "source", "cgroup")?;
-    fsconfig_create(context.as_fd())?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
-fn cgroup1(options: &[String], attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
-    let context = fsopen("cgroup", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "source", "cgroup")?;
-    for option in options {
-        match option.split_once('=') {
-            Some((name, value)) => fsconfig_set_string(context.as_fd(), name, value)?,
-            None => fsconfig_set_flag(context.as_fd(), option.as_str())?,
-        }
-    }
-    fsconfig_create(context.as_fd())?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
-/// A tmpfs with a directory per hierarchy, as v1 hosts have it; filled before it becomes read-only.
-fn per_hierarchy(
-    target: BorrowedFd<'_>,
-    attributes: MountAttrFlags,
-    hierarchies: &[HierarchyMount],
-    unified: Option<&str>,
-) -> rustix::io::Result<()> {
-    let options = [("mode".to_owned(), "755".to_owned())];
-    let writable = Attributes {
-        set: attributes.difference(MountAttrFlags::MOUNT_ATTR_RDONLY).bits(),
-        ..Attributes::default()
-    };
-    let tmpfs = fresh(FileSystem::Tmpfs, &options, writable)?;
-    attach(tmpfs.as_fd(), target)?;
-    let directories = hierarchies
-        .iter()
-        .map(|hierarchy| hierarchy.directory.as_str())
-        .chain(unified);
-    for directory in directories {
-        rustix::fs::mkdirat(&tmpfs, directory, rustix::fs::Mode::from(0o755))?;
-    }
-    for hierarchy in hierarchies {
-        let tree = cgroup1(&hierarchy.options, attributes)?;
-        move_mount(
-            tree.as_fd(),
-            "",
-            tmpfs.as_fd(),
-            hierarchy.directory.as_str(),
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-        )?;
-        for alias in hierarchy.aliases() {
-            rustix::fs::symlinkat(hierarchy.directory.as_str(), &tmpfs, alias)?;
-        }
-    }
-    if let Some(directory) = unified {
-        let tree = cgroup2(attributes)?;
-        move_mount(
-            tree.as_fd(),
-            "",
-            tmpfs.as_fd(),
-            directory,
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-        )?;
-    }
-    if attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY) {
-        let readonly = AttrChange {
-            set: MountAttrFlags::MOUNT_ATTR_RDONLY,
-            ..AttrChange::default()
-        };
-        set_attributes(tmpfs.as_fd(), readonly)?;
-    }
-    Ok(())
-}
-
-impl HierarchyMount {
-    /// The names of controllers mounted together, which link to the directory that has them all.
-    fn aliases(&self) -> impl Iterator<Item = &str> {
-        let together = self.options.len() > 1;
-        self.options
-            .iter()
-            .map(String::as_str)
-            .filter(move |option| together && !option.contains('='))
-    }
 }

@@ -28,29 +28,39 @@ const MOUNT_DATA_MAX: usize = 4095;
 /// `volatile` gives up, surviving a crash of the kernel, is worth nothing.
 const FIXED_OPTIONS: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
 
-/// Makes the root file system as a detached mount.
-///
-/// Kernels before 6.7 can take many layers only through mount(2), which needs a place to mount at: then the
-/// process leaves the host's mount namespace here, so this comes after all other host-side mounts.
-pub(crate) fn prepare(plan: &RootPlan) -> StepResult<OwnedFd> {
+/// Makes the root file system as a detached mount. It is the first that is made for a container, and so the first in
+/// its mount table. `None` when only [`prepare_by_mount`] can.
+pub(crate) fn prepare(plan: &RootPlan) -> StepResult<Option<OwnedFd>> {
     match &plan.source {
-        RootSource::Directory { path } => {
-            let tree = open_tree(CWD, path.as_c_str(), clone_flags()).step_at(Step::PrepareRoot, path)?;
-            let change = AttrChange {
-                set: MountAttrFlags::MOUNT_ATTR_NODEV,
-                propagation: Some(MountPropagationFlags::PRIVATE),
-                ..AttrChange::default()
-            };
-            set_attributes(tree.as_fd(), change).step_at(Step::PrepareRoot, path)?;
-            Ok(tree)
-        }
-        RootSource::Overlay { lower, upper, work } => overlay_by_fsconfig(lower, upper, work)
-            .or_else(|errno| match errno {
-                Errno::INVAL | Errno::NOSYS => overlay_by_mount(lower, upper, work),
-                other => Err(other),
-            })
-            .step_at(Step::PrepareRoot, upper),
+        RootSource::Directory { path } => directory(path).map(Some).step_at(Step::PrepareRoot, path),
+        RootSource::Overlay { lower, upper, work } => match overlay_by_fsconfig(lower, upper, work) {
+            Err(Errno::INVAL | Errno::NOSYS) => Ok(None),
+            other => other.map(Some).step_at(Step::PrepareRoot, upper),
+        },
     }
+}
+
+/// Makes an overlay as kernels before 6.7 can, and paths longer than fsconfig(2) takes need: through mount(2), which
+/// wants a place to mount at. So the process leaves the host's mount namespace, and everything that comes from there
+/// must have been cloned before.
+pub(crate) fn prepare_by_mount(plan: &RootPlan) -> StepResult<OwnedFd> {
+    match &plan.source {
+        RootSource::Directory { path } => directory(path).step_at(Step::PrepareRoot, path),
+        RootSource::Overlay { lower, upper, work } => {
+            overlay_by_mount(lower, upper, work).step_at(Step::PrepareRoot, upper)
+        }
+    }
+}
+
+fn directory(path: &HostPath) -> rustix::io::Result<OwnedFd> {
+    let tree = open_tree(CWD, path.as_c_str(), clone_flags())?;
+    let change = AttrChange {
+        set: MountAttrFlags::MOUNT_ATTR_NODEV,
+        propagation: Some(MountPropagationFlags::PRIVATE),
+        ..AttrChange::default()
+    };
+    set_attributes(tree.as_fd(), change)?;
+    Ok(tree)
 }
 
 fn clone_flags() -> OpenTreeFlags {

@@ -15,7 +15,7 @@ use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_sp
 use super::channel::Reporter;
 use super::exec::become_program;
 use super::failure::{InStep, StepResult, failure};
-use super::mounts::{borrow_procfs, prepare_volumes};
+use super::mounts::{self, borrow_procfs};
 use super::plan::{CgroupEntry, ExecPlan, LaunchPlan, PidMode, ProcessPlan, unseal};
 use super::rooted::Root;
 use super::steps::{Prepared, absent_of, confine, enter_root, exec_console};
@@ -59,16 +59,17 @@ pub(crate) fn container(
                 .step_at(Step::Namespaces, "target pid")?,
         ),
     };
-    let volumes = prepare_volumes(&plan.mounts)?;
+    let root = rootfs::prepare(&plan.root)?;
+    let sources = mounts::prepare(&plan.mounts)?;
     let procfs = shared_pid
         .map(borrow_procfs)
         .transpose()
         .step_at(Step::Mount, "/proc")?;
-    let root = rootfs::prepare(&plan.root)?;
+    let root = root.map_or_else(|| rootfs::prepare_by_mount(&plan.root), Ok)?;
     // From here on fds are closed by number, under the feet of their owners, which therefore are never dropped.
     let prepared = ManuallyDrop::new(Prepared {
         root,
-        volumes,
+        sources,
         procfs,
     });
     match shared_pid {

@@ -10,12 +10,12 @@ use rustix::io::Errno;
 use super::channel::Reporter;
 use super::console::{Console, find_devpts};
 use super::failure::{InStep, StepResult, failure};
-use super::mounts::{Volume, attach_cgroups, attach_fresh, attach_volume, fresh};
+use super::mounts::{Source, attach_fresh, attach_volume, fresh};
 use super::plan::{FileSystem, LaunchPlan, MountPlan, MountSource, ProcessPlan};
 use super::rooted::{Kind, Root};
 use super::stdio::{Absent, wire};
 use super::values::ContainerPath;
-use super::{ChildStdio, Step, devices, identity, masks, rlimits, rootfs};
+use super::{ChildStdio, Step, cgroup_mounts, devices, identity, masks, rlimits, rootfs};
 use crate::sys;
 use crate::sys::mount::{AttrChange, set_attributes};
 
@@ -24,8 +24,8 @@ use crate::sys::mount::{AttrChange, set_attributes};
 pub(crate) struct Prepared {
     /// The root file system.
     pub(crate) root: OwnedFd,
-    /// A clone for each bind mount of the plan.
-    pub(crate) volumes: Vec<Option<Volume>>,
+    /// What each mount of the plan comes from.
+    pub(crate) sources: Vec<Source>,
     /// The procfs of a PID namespace that the process is not in.
     pub(crate) procfs: Option<OwnedFd>,
 }
@@ -69,12 +69,13 @@ pub(crate) fn enter_root<'a>(
     rootfs::attach(root_fd)?;
     let root = Root::new(root_fd);
     let (mut dev, mut devpts) = (None, None);
-    for (mount, volume) in plan.mounts.iter().zip(&prepared.volumes) {
-        match (&mount.source, volume) {
-            (MountSource::Bind { .. }, Some(volume)) => attach_volume(root, mount, volume)?,
-            (MountSource::Bind { .. }, None) => return Err(failure(Step::Internal, None, Errno::INVAL)),
-            (MountSource::Cgroup { layout }, _) => attach_cgroups(root, mount, layout)?,
-            (MountSource::Fresh { kind, options }, _) => {
+    for (mount, source) in plan.mounts.iter().zip(&prepared.sources) {
+        match (&mount.source, source) {
+            (_, Source::Volume(volume)) => attach_volume(root, mount, volume)?,
+            (MountSource::Cgroup { layout }, Source::Cgroups(clones)) => {
+                cgroup_mounts::attach_all(root, mount, layout, clones)?;
+            }
+            (MountSource::Fresh { kind, options }, Source::Fresh) => {
                 let made = make_fresh(plan, mount, *kind, options, prepared.procfs.as_ref())?;
                 attach_fresh(root, mount, *kind, made.as_fd())?;
                 match kind {
@@ -83,6 +84,7 @@ pub(crate) fn enter_root<'a>(
                     _ => {}
                 }
             }
+            _ => return Err(failure(Step::Internal, None, Errno::INVAL)),
         }
     }
     let console = container_console(root, &plan.process, devpts.as_ref(), reporter)?;

@@ -180,8 +180,9 @@ fn fresh(
                     with: "the host's cgroup namespace, which is mounted read-only",
                 });
             }
+            let layout = context.cgroup.mount_layout(own_cgroup_namespace);
             return Ok(MountSource::Cgroup {
-                layout: context.cgroup.mount_layout(),
+                layout: layout.map_err(|reason| invalid("cgroup", target, reason))?,
             });
         }
         "" => return Err(missing(&format!("{field}.type"))),
