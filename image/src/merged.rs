@@ -14,16 +14,19 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, getxattr, open, openat2, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, open, readlinkat};
 use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::image::ImageId;
+use crate::layer::ChainId;
 use crate::store::{Store, blocking};
+use crate::unpack::EntryPath;
+use crate::unpack::inherit::{self, LayerView};
 
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -46,36 +49,22 @@ impl Store {
             let chain = chain.ok_or_else(|| Error::NoSuchImage {
                 name: image.to_string(),
             })?;
-            let layers: Vec<_> = chain
-                .iter()
-                .rev()
-                .map(|layer| inner.layers.tree(&layer.key()))
-                .collect();
-            read_file(&layers, &path, limit).map_err(Error::io("read in the image", &path))
+            let mut layers = inner.layers.views(chain.iter().rev().map(ChainId::key))?;
+            read_file(&mut layers, &path, limit).map_err(Error::io("read in the image", &path))
         })
         .await
     }
 }
 
-/// What the merged layers hold under a name.
-enum Found {
-    Nothing,
-    Entry(OwnedFd, Stat),
-}
-
 /// Reads a regular file; `None` when there is none of that name.
 ///
-/// `layers` are directories in overlayfs's format, top first.
+/// `layers` are given top first.
 ///
 /// # Errors
 /// `ELOOP` for too many links, `EFBIG` for a file of more than `limit` bytes, `EINVAL` for what is no
 /// regular file, and the system's refusals.
-pub(crate) fn read_file(layers: &[PathBuf], path: &Path, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
-    let layers = layers
-        .iter()
-        .map(|layer| open_layer(layer))
-        .collect::<Result<Vec<_>, _>>()?;
-    let Some((fd, stat)) = resolve(&layers, path)? else {
+fn read_file(layers: &mut [LayerView], path: &Path, limit: usize) -> std::io::Result<Option<Vec<u8>>> {
+    let Some((fd, stat)) = resolve(layers, path)? else {
         return Ok(None);
     };
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -104,15 +93,7 @@ fn proc_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn open_layer(path: &Path) -> rustix::io::Result<OwnedFd> {
-    open(
-        path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-}
-
-fn resolve(layers: &[OwnedFd], path: &Path) -> rustix::io::Result<Option<(OwnedFd, Stat)>> {
+fn resolve(layers: &mut [LayerView], path: &Path) -> rustix::io::Result<Option<(OwnedFd, Stat)>> {
     let mut pending: VecDeque<OsString> = names(path);
     let mut done: Vec<OsString> = Vec::new();
     let mut links = 0;
@@ -123,9 +104,14 @@ fn resolve(layers: &[OwnedFd], path: &Path) -> rustix::io::Result<Option<(OwnedF
             continue;
         }
         done.push(name);
-        let Found::Entry(fd, stat) = look_up(layers, &done)? else {
+        // Each name was found to be no link before the next is looked up below it.
+        let here = done.iter().fold(EntryPath::root(), |path, name| path.join(name));
+        let Some((index, stat)) = inherit::find(layers, &here)? else {
             return Ok(None);
         };
+        let fd = layers[index]
+            .root()
+            .look_up(&here, OFlags::PATH | OFlags::NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
             last = Some((fd, stat));
             continue;
@@ -158,73 +144,15 @@ fn names(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-/// The topmost layer that says something of the name decides. Its parents are known to be directories.
-fn look_up(layers: &[OwnedFd], names: &[OsString]) -> rustix::io::Result<Found> {
-    let joined: PathBuf = names.iter().collect();
-    for layer in layers {
-        match open_beneath(layer, &joined) {
-            Ok(fd) => {
-                let stat = fstat(&fd)?;
-                return Ok(if is_whiteout(&stat) {
-                    Found::Nothing
-                } else {
-                    Found::Entry(fd, stat)
-                });
-            }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if hides_below(layer, names)? => {
-                return Ok(Found::Nothing);
-            }
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(Found::Nothing)
-}
-
-fn open_beneath(layer: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
-    openat2(
-        layer,
-        path,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-    )
-}
-
-/// Whether a parent of the name in this layer is an opaque directory, or no directory at all (a
-/// whiteout, or something that replaces the directories below).
-fn hides_below(layer: &OwnedFd, names: &[OsString]) -> rustix::io::Result<bool> {
-    let mut parent = PathBuf::new();
-    for name in names.iter().take(names.len() - 1) {
-        parent.push(name);
-        let fd = match open_beneath(layer, &parent) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(false),
-            Err(errno) => return Err(errno),
-        };
-        if FileType::from_raw_mode(fstat(&fd)?.st_mode) != FileType::Directory || is_opaque(&fd) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn is_whiteout(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-}
-
-fn is_opaque(directory: &OwnedFd) -> bool {
-    let mut value = [0u8; 1];
-    let path = proc_path(directory);
-    matches!(getxattr(path, "trusted.overlay.opaque", &mut value), Ok(1)) && value == *b"y"
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use rustix::fs::{CWD, XattrFlags, mknodat, setxattr};
     use std::fs;
     use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, XattrFlags, mknodat, setxattr};
+
+    use super::*;
+    use crate::unpack::whiteout::Whiteouts;
 
     struct Layers {
         _directory: tempfile::TempDir,
@@ -244,7 +172,9 @@ mod tests {
     }
 
     fn read(layers: &Layers, path: &str) -> std::io::Result<Option<Vec<u8>>> {
-        read_file(&layers.paths, Path::new(path), 16)
+        let view = |path: &PathBuf| LayerView::open(path, &path.with_extension("whiteouts")).unwrap();
+        let mut views: Vec<LayerView> = layers.paths.iter().map(view).collect();
+        read_file(&mut views, Path::new(path), 16)
     }
 
     #[test]
@@ -266,6 +196,17 @@ mod tests {
         )
         .unwrap();
         assert_eq!(read(&layers, "/etc/passwd").unwrap(), None);
+        let mut beside = Whiteouts::default();
+        beside.gone.insert(EntryPath::parse(b"etc/passwd").unwrap());
+        beside
+            .write(&layers.paths[1].with_extension("whiteouts"))
+            .unwrap();
+        fs::remove_file(layers.paths[1].join("etc/passwd")).unwrap();
+        let lower = Layers {
+            paths: layers.paths[1..].to_vec(),
+            _directory: layers._directory,
+        };
+        assert_eq!(read(&lower, "/etc/passwd").unwrap(), None);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
@@ -22,6 +22,8 @@ const DEEPEST_WALK: usize = 64;
 pub(crate) struct Trash {
     folder: PathBuf,
     counter: AtomicU64,
+    /// Ends a deletion in the middle: the next start goes on with it.
+    closing: Arc<AtomicBool>,
     /// `None` once closed.
     bin: Option<mpsc::Sender<Command>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -43,6 +45,8 @@ impl Trash {
             Mode::empty(),
         )?;
         let (bin, commands) = mpsc::channel();
+        let closing = Arc::new(AtomicBool::new(false));
+        let stop = closing.clone();
         let mut newest = 0;
         for left in std::fs::read_dir(folder)? {
             let name = left?.file_name();
@@ -51,10 +55,11 @@ impl Trash {
         }
         let thread = thread::Builder::new()
             .name("trash".into())
-            .spawn(move || empty(&fd, &commands))?;
+            .spawn(move || empty(&fd, &commands, &stop))?;
         Ok(Self {
             folder: folder.into(),
             counter: AtomicU64::new(newest + 1),
+            closing,
             bin: Some(bin),
             thread: Some(thread),
         })
@@ -92,6 +97,7 @@ impl Trash {
 
 impl Drop for Trash {
     fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
         drop(self.bin.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -99,11 +105,17 @@ impl Drop for Trash {
     }
 }
 
-fn empty(folder: &OwnedFd, commands: &mpsc::Receiver<Command>) {
+fn empty(folder: &OwnedFd, commands: &mpsc::Receiver<Command>, closing: &AtomicBool) {
     for command in commands {
+        if closing.load(Ordering::Relaxed) {
+            return;
+        }
         match command {
             Command::Delete(name) => {
-                if let Err(errno) = remove_any(folder.as_fd(), &name) {
+                let removed = remove_any(folder.as_fd(), &name, closing);
+                if let Err(errno) = removed
+                    && errno != Errno::CANCELED
+                {
                     tracing::warn!(entry = ?name, %errno, "cannot delete from the trash; the next start tries again");
                 }
             }
@@ -124,15 +136,15 @@ pub(crate) fn remove_path(path: &Path) -> std::io::Result<()> {
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    match remove_any(parent.as_fd(), name) {
+    match remove_any(parent.as_fd(), name, &NEVER) {
         Err(Errno::NOENT) | Ok(()) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-fn remove_any(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+fn remove_any(parent: BorrowedFd<'_>, name: &OsStr, stop: &AtomicBool) -> Result<(), Errno> {
     match fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => remove_tree(parent, name),
+        Err(Errno::ISDIR | Errno::PERM) => remove_unless(parent, name, stop),
         other => other,
     }
 }
@@ -142,13 +154,21 @@ fn remove_any(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
 /// # Errors
 /// The kernel's; `EXDEV` where something is mounted inside.
 pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+    remove_unless(parent, name, &NEVER)
+}
+
+/// For removals that nothing interrupts.
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// Ends with `ECANCELED` when told to stop.
+fn remove_unless(parent: BorrowedFd<'_>, name: &OsStr, stop: &AtomicBool) -> Result<(), Errno> {
     let top = open_child(parent, name)?;
     let mut lifted = Vec::new();
-    clear(top.as_fd(), top.as_fd(), 0, &mut lifted)?;
+    clear(top.as_fd(), top.as_fd(), 0, &mut lifted, stop)?;
     // What was too deep lies now at the top, and may hold more of the kind.
     while let Some(name) = lifted.pop() {
         let child = open_child(top.as_fd(), &name)?;
-        clear(child.as_fd(), top.as_fd(), 0, &mut lifted)?;
+        clear(child.as_fd(), top.as_fd(), 0, &mut lifted, stop)?;
         fs::unlinkat(&top, &name, AtFlags::REMOVEDIR)?;
     }
     drop(top);
@@ -160,7 +180,11 @@ fn clear(
     top: BorrowedFd<'_>,
     depth: usize,
     lifted: &mut Vec<OsString>,
+    stop: &AtomicBool,
 ) -> Result<(), Errno> {
+    if stop.load(Ordering::Relaxed) {
+        return Err(Errno::CANCELED);
+    }
     let mut subdirectories = Vec::new();
     let mut reading = Dir::read_from(directory)?;
     while let Some(entry) = reading.read() {
@@ -186,7 +210,7 @@ fn clear(
             continue;
         }
         let child = open_child(directory, &name)?;
-        clear(child.as_fd(), top, depth + 1, lifted)?;
+        clear(child.as_fd(), top, depth + 1, lifted, stop)?;
         drop(child);
         fs::unlinkat(directory, &name, AtFlags::REMOVEDIR)?;
     }

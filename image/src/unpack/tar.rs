@@ -3,7 +3,7 @@
 //!
 //! Written for hostile input, so of several readings of a malformed stream none is chosen: it
 //! is refused. The reader also reports which bytes of the stream are structure (headers,
-//! padding, the end), so that a [`Recipe`](super::recipe::Recipe) can put the stream together
+//! padding, the end), so that a [recipe](super::recipe) can put the stream together
 //! again from the unpacked files.
 
 use std::io::{self, BufRead};
