@@ -88,7 +88,8 @@ impl App {
         let exits = config.state_dir.join("exits");
         let cgroups = Cgroups::detect(&config.cgroup.root)?;
         Ok(Arc::new(Self {
-            boot_id: runtime::exit::boot_id().map_err(Error::io("read", "/proc/sys/kernel/random/boot_id"))?,
+            boot_id: runtime::exit::boot_id()
+                .map_err(Error::io("read", "/proc/sys/kernel/random/boot_id"))?,
             started: Instant::now(),
             store: Store::open(&config.data_dir.join("db/pods.db"))?,
             registry: Registry::default(),
@@ -97,7 +98,8 @@ impl App {
             cgroups,
             host: Host,
             exits: ExitDirectory::open(&exits).map_err(Error::io("open", &exits))?,
-            supervisor_binary: SupervisorBinary::load(&config.supervisor.path).map_err(crate::supervisor::Error::from)?,
+            supervisor_binary: SupervisorBinary::load(&config.supervisor.path)
+                .map_err(crate::supervisor::Error::from)?,
             inflight: Verbs::default(),
             operations: Operations::default(),
             config,
@@ -118,7 +120,10 @@ impl App {
             rootfs: self.rootfs(&record.id)?,
             cgroup,
             sharing: sharing(pod, record),
-            exact: ExactStrings { args: Some(record.args.clone()), env: Some(record.env.clone()) },
+            exact: ExactStrings {
+                args: Some(record.args.clone()),
+                env: Some(record.env.clone()),
+            },
         };
         Ok(LaunchPlan::from_spec(&record.spec()?, &context)?)
     }
@@ -127,11 +132,19 @@ impl App {
     ///
     /// # Errors
     /// [`Error::Plan`] naming the field that cannot be carried out.
-    pub fn exec_plan(&self, record: &ContainerRecord, process: &Process, args: Vec<Vec<u8>>) -> Result<OwnedFd> {
+    pub fn exec_plan(
+        &self,
+        record: &ContainerRecord,
+        process: &Process,
+        args: Vec<Vec<u8>>,
+    ) -> Result<OwnedFd> {
         let cgroup = self.cgroups.open(&record.cgroup)?;
         let context = ExecContext {
             cgroup: &cgroup,
-            exact: ExactStrings { args: Some(args), env: Some(record.env.clone()) },
+            exact: ExactStrings {
+                args: Some(args),
+                env: Some(record.env.clone()),
+            },
         };
         let plan = ExecPlan::from_process(process, &context)?;
         plan.seal().map_err(Error::io("seal", "exec plan"))
@@ -155,8 +168,16 @@ impl App {
 fn sharing(pod: &Pod, record: &ContainerRecord) -> Sharing {
     let of_pod = &pod.record.config.namespaces;
     Sharing {
-        network: if of_pod.network == NamespaceMode::Node { NetworkMode::Host } else { NetworkMode::Pod },
-        ipc: if of_pod.ipc == NamespaceMode::Node { IpcMode::Host } else { IpcMode::Pod },
+        network: if of_pod.network == NamespaceMode::Node {
+            NetworkMode::Host
+        } else {
+            NetworkMode::Pod
+        },
+        ipc: if of_pod.ipc == NamespaceMode::Node {
+            IpcMode::Host
+        } else {
+            IpcMode::Pod
+        },
         pid: match &record.config.security.namespaces.pid {
             NamespaceMode::Node => PidMode::Host,
             NamespaceMode::Target(_) => PidMode::Target,

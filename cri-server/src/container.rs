@@ -319,8 +319,12 @@ impl ContainerRecord {
     /// # Errors
     /// [`Error::Invalid`] when the record is damaged.
     pub fn spec(&self) -> Result<oci_spec::runtime::Spec> {
-        serde_json::from_str(&self.spec)
-            .map_err(|_| Error::invalid("container record", "its specification is damaged; remove the container"))
+        serde_json::from_str(&self.spec).map_err(|_| {
+            Error::invalid(
+                "container record",
+                "its specification is damaged; remove the container",
+            )
+        })
     }
 }
 
@@ -381,17 +385,29 @@ impl Exit {
             0 => ExitReason::Completed,
             _ => ExitReason::Error,
         };
-        Self { code, reason, message: String::new() }
+        Self {
+            code,
+            reason,
+            message: String::new(),
+        }
     }
 
     /// A start that failed at a step.
     pub fn failed_start(message: String) -> Self {
-        Self { code: 128, reason: ExitReason::StartError, message }
+        Self {
+            code: 128,
+            reason: ExitReason::StartError,
+            message,
+        }
     }
 
     /// An end that nobody saw.
     pub fn lost(what: &str) -> Self {
-        Self { code: 255, reason: ExitReason::Lost, message: what.to_owned() }
+        Self {
+            code: 255,
+            reason: ExitReason::Lost,
+            message: what.to_owned(),
+        }
     }
 }
 
@@ -438,10 +454,18 @@ impl ContainerState {
     /// The state after an end; the first end counts.
     pub fn exited(self, exit: Exit, finished_at: Nanos) -> Self {
         match self {
-            Self::Created => Self::Exited { exit, started_at: None, finished_at },
+            Self::Created => Self::Exited {
+                exit,
+                started_at: None,
+                finished_at,
+            },
             Self::Running { started_at, .. } => {
                 // The clock may have been set back meanwhile; an end never precedes its start.
-                Self::Exited { exit, started_at: Some(started_at), finished_at: finished_at.max(started_at) }
+                Self::Exited {
+                    exit,
+                    started_at: Some(started_at),
+                    finished_at: finished_at.max(started_at),
+                }
             }
             over @ Self::Exited { .. } => over,
         }
@@ -462,7 +486,12 @@ pub struct Container {
 impl Container {
     /// A container in a state.
     pub fn new(record: ContainerRecord, state: ContainerState) -> Self {
-        Self { record, state: watch::Sender::new(state), turn: Mutex::new(()), stop_by: watch::Sender::new(None) }
+        Self {
+            record,
+            state: watch::Sender::new(state),
+            turn: Mutex::new(()),
+            stop_by: watch::Sender::new(None),
+        }
     }
 
     /// Its state now.
@@ -495,7 +524,10 @@ impl Container {
 
     /// A refusal that names this container.
     pub fn refuse(&self, problem: &'static str) -> Error {
-        Error::State { object: format!("container {:?}", self.record.config.name.name), problem }
+        Error::State {
+            object: format!("container {:?}", self.record.config.name.name),
+            problem,
+        }
     }
 }
 
@@ -507,7 +539,14 @@ mod tests {
     fn a_state_only_moves_forward() {
         let running = ContainerState::Created.started(7, 100);
         let over = running.clone().exited(Exit::of_process(3, false), 90);
-        let ContainerState::Exited { exit, started_at, finished_at } = over.clone() else { panic!() };
+        let ContainerState::Exited {
+            exit,
+            started_at,
+            finished_at,
+        } = over.clone()
+        else {
+            panic!()
+        };
         assert_eq!((exit.code, exit.reason.as_str()), (3, "Error"));
         // finished ≥ started, though the clock went back
         assert_eq!((started_at, finished_at), (Some(100), 100));

@@ -94,13 +94,20 @@ pub enum Error {
 impl Error {
     /// A refused field.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Invalid { field: field.into(), problem: problem.into() }
+        Self::Invalid {
+            field: field.into(),
+            problem: problem.into(),
+        }
     }
 
     /// For `map_err` on file operations.
     pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { operation, path, source }
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
     }
 }
 

@@ -38,7 +38,10 @@ impl Host {
             make_directory(&files.directory, 0o700)?;
             let name = format!("{}\n", record.config.hostname);
             write(&files.hostname(), name.as_bytes())?;
-            write(&files.resolv_conf(), resolv_conf(record.config.dns.as_ref()).as_bytes())?;
+            write(
+                &files.resolv_conf(),
+                resolv_conf(record.config.dns.as_ref()).as_bytes(),
+            )?;
             if record.config.namespaces.ipc == NamespaceMode::Node {
                 return Ok(());
             }
@@ -67,7 +70,9 @@ impl Host {
         }
         blocking(move || {
             for source in &sources {
-                let exists = Path::new(source).try_exists().map_err(Error::io("look at volume", source))?;
+                let exists = Path::new(source)
+                    .try_exists()
+                    .map_err(Error::io("look at volume", source))?;
                 if !exists {
                     make_directory(Path::new(source), 0o755)?;
                 }
@@ -81,7 +86,12 @@ impl Host {
     ///
     /// # Errors
     /// [`Error::Io`] naming the path.
-    pub async fn write_hosts(&self, files: &PodFiles, record: &PodRecord, network: &PodNetwork) -> Result<()> {
+    pub async fn write_hosts(
+        &self,
+        files: &PodFiles,
+        record: &PodRecord,
+        network: &PodNetwork,
+    ) -> Result<()> {
         let path = files.hosts();
         let text = match record.host_network() {
             true => fs::read_to_string("/etc/hosts").unwrap_or_default(),
@@ -95,10 +105,12 @@ impl Host {
     /// # Errors
     /// [`Error::Io`] naming the path.
     pub async fn release_mounts(&self, files: PodFiles) -> Result<()> {
-        blocking(move || match umount2(&files.shm(), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(Error::io("unmount", files.shm())(errno.into())),
-        })
+        blocking(
+            move || match umount2(&files.shm(), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+                Err(errno) => Err(Error::io("unmount", files.shm())(errno.into())),
+            },
+        )
         .await
     }
 
@@ -109,7 +121,12 @@ impl Host {
     pub async fn remove_files(&self, files: PodFiles) -> Result<()> {
         self.release_mounts(files.clone()).await?;
         blocking(move || {
-            for file in [files.hostname(), files.hosts(), files.resolv_conf(), files.socket()] {
+            for file in [
+                files.hostname(),
+                files.hosts(),
+                files.resolv_conf(),
+                files.socket(),
+            ] {
                 gone(fs::remove_file(&file), "remove", &file)?;
             }
             gone(fs::remove_dir(files.shm()), "remove", &files.shm())?;
@@ -120,7 +137,9 @@ impl Host {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Crashed))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(Error::Crashed))
 }
 
 fn gone(outcome: std::io::Result<()>, operation: &'static str, path: &Path) -> Result<()> {
@@ -153,7 +172,9 @@ fn hosts(hostname: &str, network: &PodNetwork) -> String {
 
 /// resolv.conf(5) from the request, or the host's own.
 fn resolv_conf(dns: Option<&Dns>) -> String {
-    let Some(dns) = dns else { return fs::read_to_string("/etc/resolv.conf").unwrap_or_default() };
+    let Some(dns) = dns else {
+        return fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    };
     if *dns == Dns::default() {
         return fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     }
@@ -183,7 +204,13 @@ mod tests {
         };
         let expected = "search ns.svc svc\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5\n";
         assert_eq!(resolv_conf(Some(&dns)), expected);
-        let hosts = hosts("web", &PodNetwork { ips: vec!["10.1.2.3".parse().unwrap()], result: String::new() });
+        let hosts = hosts(
+            "web",
+            &PodNetwork {
+                ips: vec!["10.1.2.3".parse().unwrap()],
+                result: String::new(),
+            },
+        );
         assert!(hosts.contains("127.0.0.1\tlocalhost\n") && hosts.ends_with("10.1.2.3\tweb\n"));
     }
 }

@@ -31,7 +31,9 @@ pub struct Inflight<K, T: Clone> {
 
 impl<K, T: Clone> Default for Inflight<K, T> {
     fn default() -> Self {
-        Self { running: Arc::default() }
+        Self {
+            running: Arc::default(),
+        }
     }
 }
 
@@ -138,7 +140,10 @@ impl Operations {
             stage_since: now,
         };
         table.rows.insert(id, operation);
-        Progress { table: self.table.clone(), id }
+        Progress {
+            table: self.table.clone(),
+            id,
+        }
     }
 
     /// All operations, the oldest first.
@@ -230,7 +235,10 @@ mod tests {
         let progress = operations.enter("RunPodSandbox", "ns/pod");
         progress.waiting("network", "plugin bridge");
         let listed = operations.list();
-        assert_eq!((listed[0].stage, listed[0].waits_for.as_deref()), ("network", Some("plugin bridge")));
+        assert_eq!(
+            (listed[0].stage, listed[0].waits_for.as_deref()),
+            ("network", Some("plugin bridge"))
+        );
         drop(progress);
         assert!(operations.list().is_empty());
     }

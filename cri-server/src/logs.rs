@@ -19,7 +19,8 @@ use crate::{Error, Result};
 /// [`Error::Io`] naming the path.
 pub async fn open_log(pod_directory: String, log_path: String) -> Result<OwnedFd> {
     let whole = Path::new(&pod_directory).join(&log_path);
-    let opened = tokio::task::spawn_blocking(move || open_below(Path::new(&pod_directory), Path::new(&log_path)));
+    let opened =
+        tokio::task::spawn_blocking(move || open_below(Path::new(&pod_directory), Path::new(&log_path)));
     match opened.await {
         Ok(opened) => opened.map_err(|errno| Error::io("open log", whole)(errno.into())),
         Err(_) => Err(Error::Crashed),
@@ -32,15 +33,26 @@ pub async fn open_log(pod_directory: String, log_path: String) -> Result<OwnedFd
 /// As [`open_log`].
 pub async fn open(record: ContainerRecord) -> Result<OwnedFd> {
     let below = &record.config.log_path;
-    let directory = record.log_path.strip_suffix(below.as_str()).unwrap_or("/").to_owned();
+    let directory = record
+        .log_path
+        .strip_suffix(below.as_str())
+        .unwrap_or("/")
+        .to_owned();
     open_log(directory, below.clone()).await
 }
 
 fn open_below(directory: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
     std::fs::create_dir_all(directory).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    let root = fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root = fs::open(
+        directory,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut parent = root;
-    let names: Vec<_> = path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+    let names: Vec<_> = path
+        .components()
+        .filter(|c| matches!(c, Component::Normal(_)))
+        .collect();
     let (file, directories) = names.split_last().ok_or(Errno::INVAL)?;
     for name in directories {
         match mkdirat(&parent, name.as_os_str(), Mode::from_raw_mode(0o755)) {
@@ -53,7 +65,12 @@ fn open_below(directory: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
     openat2(
         &parent,
         file.as_os_str(),
-        OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
+        OFlags::WRONLY
+            | OFlags::APPEND
+            | OFlags::CREATE
+            | OFlags::CLOEXEC
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY,
         Mode::from_raw_mode(0o640),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
     )
@@ -63,7 +80,11 @@ fn open_below(directory: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
 /// A FIFO or device in place of the log would let its owner stop the writer.
 fn regular(file: OwnedFd) -> rustix::io::Result<OwnedFd> {
     let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
-    if kind == rustix::fs::FileType::RegularFile { Ok(file) } else { Err(Errno::INVAL) }
+    if kind == rustix::fs::FileType::RegularFile {
+        Ok(file)
+    } else {
+        Err(Errno::INVAL)
+    }
 }
 
 #[cfg(test)]
@@ -76,7 +97,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let logs = directory.path().join("pod");
         open_below(&logs, Path::new("c/0.log")).unwrap();
-        let mode = std::fs::metadata(logs.join("c/0.log")).unwrap().permissions().mode();
+        let mode = std::fs::metadata(logs.join("c/0.log"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o7777, 0o640);
         let canary = directory.path().join("canary");
         std::fs::write(&canary, "x").unwrap();
@@ -85,7 +109,14 @@ mod tests {
         assert!(open_below(&logs, Path::new("link")).is_err());
         assert!(open_below(&logs, Path::new("dir/new")).is_err());
         assert!(!directory.path().join("new").exists());
-        rustix::fs::mknodat(rustix::fs::CWD, logs.join("fifo"), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            logs.join("fifo"),
+            rustix::fs::FileType::Fifo,
+            Mode::RWXU,
+            0,
+        )
+        .unwrap();
         assert!(open_below(&logs, Path::new("fifo")).is_err(), "a FIFO is no log");
     }
 }

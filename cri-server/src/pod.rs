@@ -234,7 +234,13 @@ impl Pod {
     /// A sandbox in the given state, without containers.
     /// `init_pid` is the pod's own first process, in a pod that shares its PID namespace.
     pub fn new(record: PodRecord, state: PodState, network: PodNetwork, init_pid: Option<i32>) -> Self {
-        Self { record, state: watch::Sender::new(state), network, init_pid, containers: Mutex::default() }
+        Self {
+            record,
+            state: watch::Sender::new(state),
+            network,
+            init_pid,
+            containers: Mutex::default(),
+        }
     }
 
     /// Its id.

@@ -32,14 +32,28 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// # Errors
 /// Those of the record store. What goes wrong with one pod is logged and keeps no other from coming back.
 pub async fn recover(app: &Arc<App>) -> Result<()> {
-    let Stored { pods, containers, unreadable } = app.store.load().await?;
+    let Stored {
+        pods,
+        containers,
+        unreadable,
+    } = app.store.load().await?;
     for id in &unreadable {
-        tracing::error!(id, "record cannot be read and is left alone; was it written by another version?");
+        tracing::error!(
+            id,
+            "record cannot be read and is left alone; was it written by another version?"
+        );
     }
-    let owners = containers.iter().map(|c| c.record.id.to_string()).chain(unreadable).collect();
+    let owners = containers
+        .iter()
+        .map(|c| c.record.id.to_string())
+        .chain(unreadable)
+        .collect();
     let mut by_pod = std::collections::HashMap::<PodId, Vec<StoredContainer>>::new();
     for container in containers {
-        by_pod.entry(container.record.pod.clone()).or_default().push(container);
+        by_pod
+            .entry(container.record.pod.clone())
+            .or_default()
+            .push(container);
     }
     let revived = pods.into_iter().map(|pod| {
         let containers = by_pod.remove(&pod.record.id).unwrap_or_default();
@@ -58,11 +72,19 @@ pub async fn recover(app: &Arc<App>) -> Result<()> {
 }
 
 async fn revive(app: &Arc<App>, stored: StoredPod, containers: Vec<StoredContainer>) -> Result<()> {
-    let StoredPod { record, phase, network } = stored;
+    let StoredPod {
+        record,
+        phase,
+        network,
+    } = stored;
     match phase {
         PodPhase::Intent => forget(app, record).await,
         PodPhase::NotReady(since) => {
-            enter(app, Pod::new(record, PodState::NotReady { since }, network, None), containers);
+            enter(
+                app,
+                Pod::new(record, PodState::NotReady { since }, network, None),
+                containers,
+            );
             Ok(())
         }
         PodPhase::Ready if record.boot_id != app.boot_id => {
@@ -92,19 +114,25 @@ fn enter(app: &Arc<App>, pod: Pod, containers: Vec<StoredContainer>) -> Arc<Pod>
     let pod = Arc::new(pod);
     app.registry.insert_pod(pod.clone());
     for StoredContainer { record, state } in containers {
-        app.registry.insert_container(&pod, Arc::new(Container::new(record, state)));
+        app.registry
+            .insert_container(&pod, Arc::new(Container::new(record, state)));
     }
     pod
 }
 
-async fn find(app: &Arc<App>, id: &PodId) -> crate::supervisor::SupervisorResult<(Supervisor, Notices, Listing)> {
+async fn find(
+    app: &Arc<App>,
+    id: &PodId,
+) -> crate::supervisor::SupervisorResult<(Supervisor, Notices, Listing)> {
     let socket = PodFiles::new(&app.config.state_dir, id).socket();
     let asked = async {
         let (supervisor, notices) = Supervisor::connect(&socket).await?;
         let listing = supervisor.list().await?;
         Ok((supervisor, notices, listing))
     };
-    tokio::time::timeout(ANSWER, asked).await.unwrap_or(Err(crate::supervisor::Error::Silent))
+    tokio::time::timeout(ANSWER, asked)
+        .await
+        .unwrap_or(Err(crate::supervisor::Error::Silent))
 }
 
 /// A daemon that was killed while it made a sandbox told nobody of it: what there is of it goes.
@@ -118,7 +146,9 @@ async fn forget(app: &Arc<App>, record: crate::pod::PodRecord) -> Result<()> {
     }
     app.detach(&record.id).await?;
     app.remove_supervisor_cgroup(&record.id).await?;
-    app.host.remove_files(PodFiles::new(&app.config.state_dir, &record.id)).await?;
+    app.host
+        .remove_files(PodFiles::new(&app.config.state_dir, &record.id))
+        .await?;
     app.remove_cgroup(&record.cgroup).await?;
     Ok(app.store.remove_pod(&record.id).await?)
 }
@@ -126,7 +156,12 @@ async fn forget(app: &Arc<App>, record: crate::pod::PodRecord) -> Result<()> {
 /// What the supervisor says is what holds; a state that it does not know was lost with an earlier one.
 async fn reconcile(app: &Arc<App>, pod: &Arc<Pod>, listing: &Listing) -> Result<()> {
     for container in pod.containers() {
-        let seen = container.record.wire_id().ok().and_then(|id| listing.container(&id)).map(|entry| &entry.state);
+        let seen = container
+            .record
+            .wire_id()
+            .ok()
+            .and_then(|id| listing.container(&id))
+            .map(|entry| &entry.state);
         match (container.state(), seen) {
             (ContainerState::Exited { .. }, _) | (ContainerState::Created, None | Some(Seen::Starting)) => {}
             (_, Some(Seen::Running(process))) => {

@@ -47,12 +47,17 @@ impl Registry {
     /// The pod of that name.
     pub fn pod_named(&self, name: &PodName) -> Option<Arc<Pod>> {
         let maps = self.read();
-        maps.names.get(name).and_then(|id| maps.pods.get(id.as_str())).cloned()
+        maps.names
+            .get(name)
+            .and_then(|id| maps.pods.get(id.as_str()))
+            .cloned()
     }
 
     /// The pod's container of that name.
     pub fn container_named(&self, pod: &Pod, name: &ContainerName) -> Option<Arc<Container>> {
-        pod.containers().into_iter().find(|c| c.record.config.name == *name)
+        pod.containers()
+            .into_iter()
+            .find(|c| c.record.config.name == *name)
     }
 
     /// All pods, the newest first, as listings show them.
@@ -72,7 +77,8 @@ impl Registry {
     /// Enters a pod.
     pub fn insert_pod(&self, pod: Arc<Pod>) {
         let mut maps = self.write();
-        maps.names.insert(pod.record.config.name.clone(), pod.id().clone());
+        maps.names
+            .insert(pod.record.config.name.clone(), pod.id().clone());
         maps.pods.insert(pod.id().to_string(), pod);
     }
 
@@ -106,14 +112,22 @@ impl Registry {
 }
 
 fn unique<T: Clone>(kind: &'static str, prefix: &str, map: &BTreeMap<String, T>) -> Result<T> {
-    let none = || Error::NotFound { kind, name: prefix.to_owned() };
+    let none = || Error::NotFound {
+        kind,
+        name: prefix.to_owned(),
+    };
     if !is_id_prefix(prefix) {
         return Err(none());
     }
-    let mut fitting = map.range(prefix.to_owned()..).take_while(|(id, _)| id.starts_with(prefix));
+    let mut fitting = map
+        .range(prefix.to_owned()..)
+        .take_while(|(id, _)| id.starts_with(prefix));
     let (_, found) = fitting.next().ok_or_else(none)?;
     match fitting.next() {
-        Some(_) => Err(Error::Ambiguous { kind, prefix: prefix.to_owned() }),
+        Some(_) => Err(Error::Ambiguous {
+            kind,
+            prefix: prefix.to_owned(),
+        }),
         None => Ok(found.clone()),
     }
 }
@@ -124,12 +138,17 @@ mod tests {
 
     #[test]
     fn a_prefix_finds_one_or_says_why_not() {
-        let map: BTreeMap<String, u8> = [("aa11", 1), ("aa22", 2), ("ab33", 3)].map(|(k, v)| (k.to_owned(), v)).into();
+        let map: BTreeMap<String, u8> = [("aa11", 1), ("aa22", 2), ("ab33", 3)]
+            .map(|(k, v)| (k.to_owned(), v))
+            .into();
         assert_eq!(unique("x", "ab", &map).unwrap(), 3);
         assert_eq!(unique("x", "aa22", &map).unwrap(), 2);
         assert!(matches!(unique("x", "aa", &map), Err(Error::Ambiguous { .. })));
         for none in ["", "b", "aa33", "zz", "../"] {
-            assert!(matches!(unique("x", none, &map), Err(Error::NotFound { .. })), "{none:?}");
+            assert!(
+                matches!(unique("x", none, &map), Err(Error::NotFound { .. })),
+                "{none:?}"
+            );
         }
     }
 }

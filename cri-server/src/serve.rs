@@ -50,7 +50,8 @@ pub async fn serve(config: Config) -> Result<()> {
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(
-        router(&app).serve_with_incoming_shutdown(incoming(listener), async move { stopped.await.unwrap_or(()) }),
+        router(&app)
+            .serve_with_incoming_shutdown(incoming(listener), async move { stopped.await.unwrap_or(()) }),
     );
     tokio::select! {
         _ = terminate.recv() => {}
@@ -74,7 +75,9 @@ pub async fn serve(config: Config) -> Result<()> {
     Ok(())
 }
 
-fn router(app: &Arc<App>) -> tonic::transport::server::Router<tower::layer::util::Stack<Observe, tower::layer::util::Identity>> {
+fn router(
+    app: &Arc<App>,
+) -> tonic::transport::server::Router<tower::layer::util::Stack<Observe, tower::layer::util::Identity>> {
     let limit = cri_api::MAX_MESSAGE_SIZE;
     Server::builder()
         .layer(Observe)
@@ -114,7 +117,10 @@ fn only_instance(state_dir: &Path) -> Result<File> {
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
         rustix::io::Errno::WOULDBLOCK => Error::invalid(
             "state_dir",
-            format!("{} is in use by a running crisp; stop that one or choose another directory", state_dir.display()),
+            format!(
+                "{} is in use by a running crisp; stop that one or choose another directory",
+                state_dir.display()
+            ),
         ),
         errno => Error::io("lock", &path)(errno.into()),
     })?;
@@ -173,7 +179,12 @@ fn incoming(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>
             match listener.accept().await {
                 Ok((stream, _)) => {
                     if let Ok(peer) = stream.peer_cred() {
-                        tracing::debug!(pid = peer.pid(), uid = peer.uid(), gid = peer.gid(), "client connected");
+                        tracing::debug!(
+                            pid = peer.pid(),
+                            uid = peer.uid(),
+                            gid = peer.gid(),
+                            "client connected"
+                        );
                     }
                     return Some((Ok(stream), listener));
                 }

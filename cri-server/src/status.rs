@@ -49,13 +49,20 @@ fn message(error: &Error) -> String {
         Error::Pull(error) => error.kind() == ErrorKind::RegistryUnavailable,
         _ => false,
     };
-    if unavailable { format!("RegistryUnavailable: {error}") } else { error.to_string() }
+    if unavailable {
+        format!("RegistryUnavailable: {error}")
+    } else {
+        error.to_string()
+    }
 }
 
 /// Cuts at a character boundary.
 fn bounded(mut message: String) -> String {
     if message.len() > MAX_MESSAGE {
-        let end = (0..=MAX_MESSAGE - 1).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
+        let end = (0..=MAX_MESSAGE - 1)
+            .rev()
+            .find(|i| message.is_char_boundary(*i))
+            .unwrap_or(0);
         message.truncate(end);
     }
     message

@@ -56,7 +56,11 @@ mod tests {
             let seen = seen.clone();
             undo.push(name, async move {
                 seen.lock().unwrap().push(name);
-                if fails { Err(crate::Error::invalid("x", "y")) } else { Ok(()) }
+                if fails {
+                    Err(crate::Error::invalid("x", "y"))
+                } else {
+                    Ok(())
+                }
             });
         }
         undo.run().await;

@@ -68,7 +68,12 @@ impl Layout {
         }
         Self {
             // The empty attachment directory and what the embedded network remembers of the host.
-            lasting: vec![data.join("db"), data.join("cni/attachments"), data.join("cni/host.json"), state.join("lock")],
+            lasting: vec![
+                data.join("db"),
+                data.join("cni/attachments"),
+                data.join("cni/host.json"),
+                state.join("lock"),
+            ],
             files: [state, data],
             cgroup_root: format!("crisp-test-{}-{number}", std::process::id()),
             directory,

@@ -428,7 +428,12 @@ async fn credentials_go_where_they_belong() {
 async fn a_cancelled_pull_harms_nobody() {
     // A pull goes on without its caller, so the next one joins it; the stalled requests end by the time-out.
     let config = "[image]\nprogress_timeout = \"1s\"\n".to_owned();
-    let server = Settings { config, ..Settings::default() }.start().await;
+    let server = Settings {
+        config,
+        ..Settings::default()
+    }
+    .start()
+    .await;
     let image = numbered(40);
     let reference = server.registry.publish("cancelled", "1", &image);
     server.registry.fault(On::AnyBlob, Fault::StallAfter(10), 2);

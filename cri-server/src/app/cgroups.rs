@@ -29,7 +29,10 @@ impl Cgroups {
     /// [`CgroupError::Detect`] on a host without cgroups.
     pub fn detect(root: &std::path::Path) -> std::result::Result<Self, CgroupError> {
         let root = root.to_string_lossy().trim_end_matches('/').to_owned();
-        Ok(Self { hierarchies: Hierarchies::detect()?, root })
+        Ok(Self {
+            hierarchies: Hierarchies::detect()?,
+            root,
+        })
     }
 
     /// How the host mounts them, for people.
@@ -61,7 +64,10 @@ impl Cgroups {
     }
 
     fn supervisor(&self, pod: &PodId) -> Result<Cgroup> {
-        Ok(Cgroup::service(&self.hierarchies, &format!("{}/sup/{pod}", self.root))?)
+        Ok(Cgroup::service(
+            &self.hierarchies,
+            &format!("{}/sup/{pod}", self.root),
+        )?)
     }
 
     fn own(&self) -> Result<Cgroup> {
@@ -129,7 +135,9 @@ impl App {
 
     /// Removes the groups above those of supervisors and of pods without a parent, when nobody is in them.
     pub(super) async fn remove_empty_cgroups(&self) {
-        let Ok(supervisors) = self.cgroups.own() else { return };
+        let Ok(supervisors) = self.cgroups.own() else {
+            return;
+        };
         let root = self.cgroups.open(&self.cgroups.root);
         let removed = blocking(move || {
             supervisors.remove()?;
@@ -142,5 +150,7 @@ impl App {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Crashed))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(Error::Crashed))
 }

@@ -33,7 +33,10 @@ impl App {
     /// # Errors
     /// [`Error::NotFound`] when it was never pulled, [`Error::Image`] when the name is none.
     pub fn image(&self, name: &str) -> Result<Image> {
-        self.find_image(name)?.ok_or_else(|| Error::NotFound { kind: "image", name: name.to_owned() })
+        self.find_image(name)?.ok_or_else(|| Error::NotFound {
+            kind: "image",
+            name: name.to_owned(),
+        })
     }
 
     /// As [`App::image`]; `None` when it was never pulled.
@@ -66,7 +69,10 @@ impl App {
     /// [`Error::Image`] when its writable layer is gone.
     pub fn rootfs(&self, container: &ContainerId) -> Result<Rootfs> {
         let snapshot = self.images.snapshot(container.as_str())?;
-        let gone = || Error::NotFound { kind: "writable layer of container", name: container.to_string() };
+        let gone = || Error::NotFound {
+            kind: "writable layer of container",
+            name: container.to_string(),
+        };
         Ok(match snapshot.ok_or_else(gone)?.root {
             SnapshotRoot::Overlay { lower, upper, work } => Rootfs::Overlay { lower, upper, work },
             SnapshotRoot::Directory(path) => Rootfs::Directory(path),
@@ -79,7 +85,12 @@ impl App {
     /// # Errors
     /// [`Error::Image`] of the first that cannot be removed.
     pub async fn collect_snapshots(&self, owners: &std::collections::HashSet<String>) -> Result<()> {
-        for orphan in self.images.snapshots().into_iter().filter(|key| !owners.contains(key)) {
+        for orphan in self
+            .images
+            .snapshots()
+            .into_iter()
+            .filter(|key| !owners.contains(key))
+        {
             self.images.remove_snapshot(&orphan).await?;
         }
         Ok(())

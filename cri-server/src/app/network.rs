@@ -3,7 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use cni::{AttachRequest, EmbeddedConfig, LinkName, Netns, NetworkConfig, PodId as AttachedPod, Protocol, Settings, Subnets};
+use cni::{
+    AttachRequest, EmbeddedConfig, LinkName, Netns, NetworkConfig, PodId as AttachedPod, Protocol, Settings,
+    Subnets,
+};
 
 use super::App;
 use crate::config::Config;
@@ -56,7 +59,10 @@ impl App {
                 namespace: config.name.namespace.clone(),
                 name: config.name.name.clone(),
                 uid: config.name.uid.clone(),
-                netns: Netns { fd: netns, path: None },
+                netns: Netns {
+                    fd: netns,
+                    path: None,
+                },
                 if_name: LinkName::parse(LINK)?,
                 settings: Settings {
                     port_mappings: config.ports.iter().map(port).collect::<Result<_>>()?,
@@ -76,7 +82,10 @@ impl App {
     /// # Errors
     /// [`Error::Network`]; the attachment stays recorded for another try.
     pub async fn detach(&self, pod: &PodId) -> Result<()> {
-        Ok(self.network.detach(&AttachedPod::parse(pod.as_str())?, None).await?)
+        Ok(self
+            .network
+            .detach(&AttachedPod::parse(pod.as_str())?, None)
+            .await?)
     }
 }
 
@@ -91,7 +100,10 @@ fn port(port: &PortMapping) -> Result<cni::PortMapping> {
         },
         host_ip: match port.host_ip.as_str() {
             "" => None,
-            ip => Some(ip.parse().map_err(|_| Error::invalid("config.port_mappings.host_ip", "is not an address"))?),
+            ip => Some(
+                ip.parse()
+                    .map_err(|_| Error::invalid("config.port_mappings.host_ip", "is not an address"))?,
+            ),
         },
     })
 }

@@ -7,8 +7,8 @@ use super::{
     resources_to_wire, signal,
 };
 use crate::container::{
-    Container, ContainerConfig, ContainerName, ContainerState, Device, GroupsPolicy, Mount, Propagation, RunAs,
-    Security,
+    Container, ContainerConfig, ContainerName, ContainerState, Device, GroupsPolicy, Mount, Propagation,
+    RunAs, Security,
 };
 use crate::{Error, Result};
 
@@ -19,25 +19,37 @@ pub use super::signal::parse as parse_signal;
 /// # Errors
 /// [`Error::Invalid`] naming the first field that is missing or wrong.
 pub fn config(wire: &v1::ContainerConfig) -> Result<ContainerConfig> {
-    let metadata =
-        wire.metadata.as_ref().ok_or_else(|| Error::invalid("config.metadata", "is missing; set a name"))?;
+    let metadata = wire
+        .metadata
+        .as_ref()
+        .ok_or_else(|| Error::invalid("config.metadata", "is missing; set a name"))?;
     let image = wire.image.clone().unwrap_or_default();
     let linux = wire.linux.clone().unwrap_or_default();
     if !wire.cdi_devices.is_empty() {
-        return Err(Error::invalid("config.CDI_devices", "this version has no CDI devices"));
+        return Err(Error::invalid(
+            "config.CDI_devices",
+            "this version has no CDI devices",
+        ));
     }
     if wire.stdin_once && !wire.stdin {
         return Err(Error::invalid("config.stdin_once", "needs stdin as well"));
     }
     Ok(ContainerConfig {
-        name: ContainerName { name: required("config.metadata.name", &metadata.name)?, attempt: metadata.attempt },
+        name: ContainerName {
+            name: required("config.metadata.name", &metadata.name)?,
+            attempt: metadata.attempt,
+        },
         image: required("config.image.image", &image.image)?,
         user_image: image.user_specified_image,
         image_annotations: image.annotations,
         command: wire.command.clone(),
         args: wire.args.clone(),
         working_dir: working_dir(&wire.working_dir)?,
-        env: wire.envs.iter().map(|e| (e.key.clone(), e.value.clone())).collect(),
+        env: wire
+            .envs
+            .iter()
+            .map(|e| (e.key.clone(), e.value.clone()))
+            .collect(),
         mounts: wire.mounts.iter().map(mount).collect::<Result<_>>()?,
         devices: wire.devices.iter().map(device).collect(),
         labels: bounded_map("config.labels", &wire.labels)?,
@@ -54,13 +66,21 @@ pub fn config(wire: &v1::ContainerConfig) -> Result<ContainerConfig> {
 
 fn working_dir(path: &str) -> Result<String> {
     if !path.is_empty() && !path.starts_with('/') {
-        return Err(Error::invalid("config.working_dir", format!("{path:?} is not an absolute path")));
+        return Err(Error::invalid(
+            "config.working_dir",
+            format!("{path:?} is not an absolute path"),
+        ));
     }
     bounded("config.working_dir", path)
 }
 
 fn mount(wire: &v1::Mount) -> Result<Mount> {
-    let refuse = |field: &str| Err(Error::invalid(format!("config.mounts.{field}"), "is not supported by this version"));
+    let refuse = |field: &str| {
+        Err(Error::invalid(
+            format!("config.mounts.{field}"),
+            "is not supported by this version",
+        ))
+    };
     if wire.image.is_some() {
         return refuse("image");
     }
@@ -94,22 +114,35 @@ fn device(wire: &v1::Device) -> Device {
 /// A log path is relative and stays below the pod's log directory.
 fn log_path(path: &str) -> Result<String> {
     if path.starts_with('/') || path.split('/').any(|c| c == "..") {
-        return Err(Error::invalid("config.log_path", format!("{path:?} is not a relative path without \"..\"")));
+        return Err(Error::invalid(
+            "config.log_path",
+            format!("{path:?} is not a relative path without \"..\""),
+        ));
     }
     bounded("config.log_path", path)
 }
 
 fn security(wire: &v1::LinuxContainerSecurityContext) -> Result<Security> {
     #[allow(deprecated)] // clients of an older API still send it
-    refuse_profiles(wire.seccomp.as_ref(), wire.apparmor.as_ref(), &wire.seccomp_profile_path)?;
+    refuse_profiles(
+        wire.seccomp.as_ref(),
+        wire.apparmor.as_ref(),
+        &wire.seccomp_profile_path,
+    )?;
     let capabilities = wire.capabilities.clone().unwrap_or_default();
     let user = match (&wire.run_as_user, wire.run_as_username.as_str()) {
         (Some(uid), _) => Some(RunAs::Uid(id32("security_context.run_as_user", uid.value)?)),
         (None, "") => None,
-        (None, name) => Some(RunAs::Username(bounded("security_context.run_as_username", name)?)),
+        (None, name) => Some(RunAs::Username(bounded(
+            "security_context.run_as_username",
+            name,
+        )?)),
     };
     if wire.run_as_group.is_some() && user.is_none() {
-        return Err(Error::invalid("security_context.run_as_group", "needs run_as_user or run_as_username as well"));
+        return Err(Error::invalid(
+            "security_context.run_as_group",
+            "needs run_as_user or run_as_username as well",
+        ));
     }
     Ok(Security {
         privileged: wire.privileged,
@@ -118,7 +151,11 @@ fn security(wire: &v1::LinuxContainerSecurityContext) -> Result<Security> {
         add_ambient_capabilities: capabilities.add_ambient_capabilities,
         namespaces: namespaces(wire.namespace_options.as_ref(), true)?,
         user,
-        group: wire.run_as_group.as_ref().map(|g| id32("security_context.run_as_group", g.value)).transpose()?,
+        group: wire
+            .run_as_group
+            .as_ref()
+            .map(|g| id32("security_context.run_as_group", g.value))
+            .transpose()?,
         supplemental_groups: wire
             .supplemental_groups
             .iter()
@@ -138,7 +175,10 @@ fn security(wire: &v1::LinuxContainerSecurityContext) -> Result<Security> {
 fn paths(field: &str, paths: &[String]) -> Result<Vec<String>> {
     let plain = |p: &String| p.starts_with('/') && !p.contains('\0') && !p.split('/').any(|c| c == "..");
     match paths.iter().find(|p| !plain(p)) {
-        Some(bad) => Err(Error::invalid(field, format!("{bad:?} is not an absolute path without \"..\""))),
+        Some(bad) => Err(Error::invalid(
+            field,
+            format!("{bad:?} is not an absolute path without \"..\""),
+        )),
         None => Ok(paths.to_vec()),
     }
 }
@@ -152,7 +192,10 @@ fn state(container: &ContainerState) -> v1::ContainerState {
 }
 
 fn metadata(name: &ContainerName) -> v1::ContainerMetadata {
-    v1::ContainerMetadata { name: name.name.clone(), attempt: name.attempt }
+    v1::ContainerMetadata {
+        name: name.name.clone(),
+        attempt: name.attempt,
+    }
 }
 
 fn image_spec(config: &ContainerConfig) -> v1::ImageSpec {
@@ -214,7 +257,11 @@ pub fn status(container: &Container) -> v1::ContainerStatus {
     match current {
         ContainerState::Created => {}
         ContainerState::Running { started_at, .. } => status.started_at = started_at,
-        ContainerState::Exited { exit, started_at, finished_at } => {
+        ContainerState::Exited {
+            exit,
+            started_at,
+            finished_at,
+        } => {
             status.started_at = started_at.unwrap_or_default();
             status.finished_at = finished_at;
             status.exit_code = exit.code;
@@ -245,7 +292,10 @@ pub fn matches(filter: Option<&v1::ContainerFilter>, container: &Container) -> b
     filter.is_none_or(|filter| {
         container.record.id.as_str().starts_with(&filter.id)
             && container.record.pod.as_str().starts_with(&filter.pod_sandbox_id)
-            && filter.state.as_ref().is_none_or(|wanted| wanted.state == state(&container.state()) as i32)
+            && filter
+                .state
+                .as_ref()
+                .is_none_or(|wanted| wanted.state == state(&container.state()) as i32)
             && super::pod::has_labels(&filter.label_selector, &container.record.config.labels)
     })
 }
@@ -261,8 +311,14 @@ mod tests {
 
     fn wire() -> v1::ContainerConfig {
         v1::ContainerConfig {
-            metadata: Some(v1::ContainerMetadata { name: "c".into(), attempt: 0 }),
-            image: Some(v1::ImageSpec { image: "busybox".into(), ..Default::default() }),
+            metadata: Some(v1::ContainerMetadata {
+                name: "c".into(),
+                attempt: 0,
+            }),
+            image: Some(v1::ImageSpec {
+                image: "busybox".into(),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -276,7 +332,10 @@ mod tests {
     fn security(change: impl FnOnce(&mut v1::LinuxContainerSecurityContext)) -> v1::LinuxContainerConfig {
         let mut context = v1::LinuxContainerSecurityContext::default();
         change(&mut context);
-        v1::LinuxContainerConfig { security_context: Some(context), resources: None }
+        v1::LinuxContainerConfig {
+            security_context: Some(context),
+            resources: None,
+        }
     }
 
     #[test]
@@ -286,13 +345,27 @@ mod tests {
         assert!(refusal(|w| w.image = None).starts_with("config.image.image:"));
         assert!(refusal(|w| w.log_path = "../x".into()).starts_with("config.log_path:"));
         assert!(refusal(|w| w.log_path = "/abs".into()).starts_with("config.log_path:"));
-        assert!(refusal(|w| w.mounts = vec![v1::Mount::default()]).starts_with("config.mounts.container_path:"));
+        assert!(
+            refusal(|w| w.mounts = vec![v1::Mount::default()]).starts_with("config.mounts.container_path:")
+        );
         for (linux, field) in [
-            (security(|s| s.run_as_user = Some(v1::Int64Value { value: -1 })), "run_as_user"),
-            (security(|s| s.run_as_user = Some(v1::Int64Value { value: 1 << 31 })), "run_as_user"),
-            (security(|s| s.run_as_group = Some(v1::Int64Value { value: 5 })), "run_as_group"),
+            (
+                security(|s| s.run_as_user = Some(v1::Int64Value { value: -1 })),
+                "run_as_user",
+            ),
+            (
+                security(|s| s.run_as_user = Some(v1::Int64Value { value: 1 << 31 })),
+                "run_as_user",
+            ),
+            (
+                security(|s| s.run_as_group = Some(v1::Int64Value { value: 5 })),
+                "run_as_group",
+            ),
             (security(|s| s.masked_paths = vec!["proc".into()]), "masked_paths"),
-            (security(|s| s.seccomp = Some(v1::SecurityProfile::default())), "seccomp"),
+            (
+                security(|s| s.seccomp = Some(v1::SecurityProfile::default())),
+                "seccomp",
+            ),
         ] {
             assert!(refusal(|w| w.linux = Some(linux)).contains(field));
         }
@@ -301,7 +374,10 @@ mod tests {
     #[test]
     fn binary_environment_survives() {
         let mut wire = wire();
-        wire.envs = vec![v1::KeyValue { key: "K".into(), value: vec![0xff, 0xfe] }];
+        wire.envs = vec![v1::KeyValue {
+            key: "K".into(),
+            value: vec![0xff, 0xfe],
+        }];
         assert_eq!(config(&wire).unwrap().env, [("K".to_owned(), vec![0xff, 0xfe])]);
     }
 }

@@ -7,7 +7,12 @@ use image::config::ImageUser;
 /// The row of a listing, and the status.
 pub fn listed(image: &Image) -> v1::Image {
     let (uid, username) = match image.config.user() {
-        Some(ImageUser::Uid(uid)) => (Some(v1::Int64Value { value: i64::from(uid) }), String::new()),
+        Some(ImageUser::Uid(uid)) => (
+            Some(v1::Int64Value {
+                value: i64::from(uid),
+            }),
+            String::new(),
+        ),
         Some(ImageUser::Name(name)) => (None, name),
         None => (None, String::new()),
     };
@@ -18,7 +23,10 @@ pub fn listed(image: &Image) -> v1::Image {
         size: image.size,
         uid,
         username,
-        spec: Some(v1::ImageSpec { image: image.id.to_string(), ..v1::ImageSpec::default() }),
+        spec: Some(v1::ImageSpec {
+            image: image.id.to_string(),
+            ..v1::ImageSpec::default()
+        }),
         pinned: image.pinned,
     }
 }

@@ -24,7 +24,11 @@ pub(crate) fn resources(wire: &v1::LinuxContainerResources) -> Resources {
         oom_score_adj: wire.oom_score_adj,
         cpuset_cpus: wire.cpuset_cpus.clone(),
         cpuset_mems: wire.cpuset_mems.clone(),
-        hugepages: wire.hugepage_limits.iter().map(|h| (h.page_size.clone(), h.limit)).collect(),
+        hugepages: wire
+            .hugepage_limits
+            .iter()
+            .map(|h| (h.page_size.clone(), h.limit))
+            .collect(),
         unified: wire.unified.clone(),
         memory_swap_limit: wire.memory_swap_limit_in_bytes,
     }
@@ -42,7 +46,10 @@ pub(crate) fn resources_to_wire(resources: &Resources) -> v1::LinuxContainerReso
         hugepage_limits: resources
             .hugepages
             .iter()
-            .map(|(page_size, limit)| v1::HugepageLimit { page_size: page_size.clone(), limit: *limit })
+            .map(|(page_size, limit)| v1::HugepageLimit {
+                page_size: page_size.clone(),
+                limit: *limit,
+            })
             .collect(),
         unified: resources.unified.clone(),
         memory_swap_limit_in_bytes: resources.memory_swap_limit,
@@ -60,7 +67,10 @@ fn required(field: &str, text: &str) -> Result<String> {
 /// A text of bearable size.
 fn bounded(field: &str, text: &str) -> Result<String> {
     if text.len() > MAX_TEXT {
-        return Err(Error::invalid(field, format!("is longer than {MAX_TEXT} bytes; shorten it")));
+        return Err(Error::invalid(
+            field,
+            format!("is longer than {MAX_TEXT} bytes; shorten it"),
+        ));
     }
     if text.contains('\0') {
         return Err(Error::invalid(field, "contains a NUL byte; remove it"));
@@ -105,7 +115,9 @@ fn namespace_mode(
 /// Reads the namespaces of a pod (`of_container` false) or of one of its containers.
 fn namespaces(wire: Option<&v1::NamespaceOption>, of_container: bool) -> Result<crate::pod::Namespaces> {
     use v1::NamespaceMode::{Container, Node, Pod, Target};
-    let Some(wire) = wire else { return Ok(crate::pod::Namespaces::default()) };
+    let Some(wire) = wire else {
+        return Ok(crate::pod::Namespaces::default());
+    };
     if let Some(user) = &wire.userns_options
         && user.mode() != Node
     {
@@ -114,7 +126,11 @@ fn namespaces(wire: Option<&v1::NamespaceOption>, of_container: bool) -> Result<
             "this version has no user namespaces; set hostUsers to true",
         ));
     }
-    let pids: &[_] = if of_container { &[Pod, Container, Node, Target] } else { &[Pod, Container, Node] };
+    let pids: &[_] = if of_container {
+        &[Pod, Container, Node, Target]
+    } else {
+        &[Pod, Container, Node]
+    };
     Ok(crate::pod::Namespaces {
         network: namespace_mode("namespace_options.network", wire.network, "", &[Pod, Node])?,
         pid: namespace_mode("namespace_options.pid", wire.pid, &wire.target_id, pids)?,
@@ -149,7 +165,8 @@ fn refuse_profiles(
     deprecated_seccomp: &str,
 ) -> Result<()> {
     use v1::security_profile::ProfileType::{Localhost, Unconfined};
-    let unconfined = |profile: Option<&v1::SecurityProfile>| profile.is_none_or(|p| p.profile_type() == Unconfined);
+    let unconfined =
+        |profile: Option<&v1::SecurityProfile>| profile.is_none_or(|p| p.profile_type() == Unconfined);
     if !unconfined(seccomp) || !["", "unconfined"].contains(&deprecated_seccomp) {
         return Err(Error::invalid(
             "security_context.seccomp",

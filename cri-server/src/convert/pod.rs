@@ -16,13 +16,22 @@ pub fn config(wire: &v1::PodSandboxConfig, handler: &str) -> Result<PodConfig> {
     let name = name(wire.metadata.as_ref())?;
     let linux = wire.linux.clone().unwrap_or_default();
     let security = linux.security_context.clone().unwrap_or_default();
-    refuse_profiles(security.seccomp.as_ref(), security.apparmor.as_ref(), &security.seccomp_profile_path_compat())?;
+    refuse_profiles(
+        security.seccomp.as_ref(),
+        security.apparmor.as_ref(),
+        &security.seccomp_profile_path_compat(),
+    )?;
     let namespaces = namespaces(security.namespace_options.as_ref(), false)?;
     let config = PodConfig {
         hostname: hostname(&wire.hostname)?,
         log_directory: log_directory(&wire.log_directory)?,
         dns: wire.dns_config.as_ref().map(dns).transpose()?,
-        ports: wire.port_mappings.iter().filter(|p| p.host_port != 0).map(port).collect::<Result<_>>()?,
+        ports: wire
+            .port_mappings
+            .iter()
+            .filter(|p| p.host_port != 0)
+            .map(port)
+            .collect::<Result<_>>()?,
         labels: bounded_map("labels", &wire.labels)?,
         annotations: bounded_map("annotations", &wire.annotations)?,
         cgroup_parent: cgroup_parent(&linux.cgroup_parent)?,
@@ -37,7 +46,10 @@ pub fn config(wire: &v1::PodSandboxConfig, handler: &str) -> Result<PodConfig> {
     sysctls(&config)?;
     if config.namespaces.network == NamespaceMode::Node && !config.ports.is_empty() {
         // Its containers listen on the node's ports themselves.
-        return Ok(PodConfig { ports: Vec::new(), ..config });
+        return Ok(PodConfig {
+            ports: Vec::new(),
+            ..config
+        });
     }
     Ok(config)
 }
@@ -54,7 +66,8 @@ impl SeccompPath for v1::LinuxSandboxSecurityContext {
 }
 
 fn name(metadata: Option<&v1::PodSandboxMetadata>) -> Result<PodName> {
-    let metadata = metadata.ok_or_else(|| Error::invalid("config.metadata", "is missing; set name, namespace and uid"))?;
+    let metadata = metadata
+        .ok_or_else(|| Error::invalid("config.metadata", "is missing; set name, namespace and uid"))?;
     Ok(PodName {
         namespace: required("config.metadata.namespace", &metadata.namespace)?,
         name: required("config.metadata.name", &metadata.name)?,
@@ -66,14 +79,20 @@ fn name(metadata: Option<&v1::PodSandboxMetadata>) -> Result<PodName> {
 fn hostname(name: &str) -> Result<String> {
     // HOST_NAME_MAX of uname(2); a newline would forge lines of /etc/hosts.
     if name.len() > 64 || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return Err(Error::invalid("config.hostname", "must be at most 64 bytes without white space"));
+        return Err(Error::invalid(
+            "config.hostname",
+            "must be at most 64 bytes without white space",
+        ));
     }
     Ok(name.to_owned())
 }
 
 fn log_directory(path: &str) -> Result<String> {
     if !path.is_empty() && (!path.starts_with('/') || path.split('/').any(|c| c == "..")) {
-        return Err(Error::invalid("config.log_directory", format!("{path:?} is not an absolute path without \"..\"")));
+        return Err(Error::invalid(
+            "config.log_directory",
+            format!("{path:?} is not an absolute path without \"..\""),
+        ));
     }
     bounded("config.log_directory", path)
 }
@@ -81,7 +100,10 @@ fn log_directory(path: &str) -> Result<String> {
 fn cgroup_parent(parent: &str) -> Result<String> {
     let refused = parent.split('/').any(|c| c == ".." || c == ".") || parent.contains(['\n', '\0']);
     if refused || parent.len() > 4096 {
-        return Err(Error::invalid("config.linux.cgroup_parent", format!("{parent:?} is not a plain cgroup path")));
+        return Err(Error::invalid(
+            "config.linux.cgroup_parent",
+            format!("{parent:?} is not a plain cgroup path"),
+        ));
     }
     Ok(parent.to_owned())
 }
@@ -93,11 +115,21 @@ fn dns(wire: &v1::DnsConfig) -> Result<Dns> {
         ("config.dns_config.options", &wire.options),
     ] {
         // Each becomes a word of resolv.conf.
-        if values.iter().any(|v| v.contains(|c: char| c.is_control() || c.is_whitespace())) {
-            return Err(Error::invalid(field, "has a value with white space or control characters"));
+        if values
+            .iter()
+            .any(|v| v.contains(|c: char| c.is_control() || c.is_whitespace()))
+        {
+            return Err(Error::invalid(
+                field,
+                "has a value with white space or control characters",
+            ));
         }
     }
-    Ok(Dns { servers: wire.servers.clone(), searches: wire.searches.clone(), options: wire.options.clone() })
+    Ok(Dns {
+        servers: wire.servers.clone(),
+        searches: wire.searches.clone(),
+        options: wire.options.clone(),
+    })
 }
 
 fn port(wire: &v1::PortMapping) -> Result<PortMapping> {
@@ -105,10 +137,18 @@ fn port(wire: &v1::PortMapping) -> Result<PortMapping> {
         u16::try_from(value)
             .ok()
             .filter(|port| *port != 0)
-            .ok_or_else(|| Error::invalid(format!("config.port_mappings.{field}"), "is not a port from 1 to 65535"))
+            .ok_or_else(|| {
+                Error::invalid(
+                    format!("config.port_mappings.{field}"),
+                    "is not a port from 1 to 65535",
+                )
+            })
     };
     if !wire.host_ip.is_empty() && wire.host_ip.parse::<std::net::IpAddr>().is_err() {
-        return Err(Error::invalid("config.port_mappings.host_ip", format!("{:?} is not an address", wire.host_ip)));
+        return Err(Error::invalid(
+            "config.port_mappings.host_ip",
+            format!("{:?} is not an address", wire.host_ip),
+        ));
     }
     Ok(PortMapping {
         protocol: wire.protocol().as_str_name().to_ascii_lowercase(),
@@ -120,8 +160,14 @@ fn port(wire: &v1::PortMapping) -> Result<PortMapping> {
 
 /// Only parameters that belong to a namespace of the pod's own may be set.
 fn sysctls(config: &PodConfig) -> Result<()> {
-    const IPC: [&str; 6] =
-        ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shm", "fs.mqueue."];
+    const IPC: [&str; 6] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shm",
+        "fs.mqueue.",
+    ];
     for name in config.sysctls.keys() {
         let refuse = |problem: &str| Err(Error::invalid(format!("config.linux.sysctls[{name:?}]"), problem));
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
@@ -137,7 +183,9 @@ fn sysctls(config: &PodConfig) -> Result<()> {
             return refuse("does not belong to a namespace of the pod; set it on the node");
         };
         if *mode == NamespaceMode::Node {
-            return refuse(&format!("would change the node: the pod shares its {owner} namespace"));
+            return refuse(&format!(
+                "would change the node: the pod shares its {owner} namespace"
+            ));
         }
     }
     Ok(())
@@ -153,7 +201,11 @@ fn metadata(name: &PodName) -> v1::PodSandboxMetadata {
 }
 
 fn state(pod: &Pod) -> v1::PodSandboxState {
-    if pod.is_ready() { v1::PodSandboxState::SandboxReady } else { v1::PodSandboxState::SandboxNotready }
+    if pod.is_ready() {
+        v1::PodSandboxState::SandboxReady
+    } else {
+        v1::PodSandboxState::SandboxNotready
+    }
 }
 
 /// The row of a listing.
@@ -187,7 +239,9 @@ pub fn status(pod: &Pod) -> v1::PodSandboxStatus {
         created_at: row.created_at,
         network: Some(network.unwrap_or_default()),
         linux: Some(v1::LinuxPodSandboxStatus {
-            namespaces: Some(v1::Namespace { options: Some(namespaces_to_wire(&pod.record.config.namespaces)) }),
+            namespaces: Some(v1::Namespace {
+                options: Some(namespaces_to_wire(&pod.record.config.namespaces)),
+            }),
         }),
         labels: row.labels,
         annotations: row.annotations,
@@ -199,7 +253,10 @@ pub fn status(pod: &Pod) -> v1::PodSandboxStatus {
 pub fn matches(filter: Option<&v1::PodSandboxFilter>, pod: &Pod) -> bool {
     filter.is_none_or(|filter| {
         pod.id().as_str().starts_with(&filter.id)
-            && filter.state.as_ref().is_none_or(|wanted| wanted.state == state(pod) as i32)
+            && filter
+                .state
+                .as_ref()
+                .is_none_or(|wanted| wanted.state == state(pod) as i32)
             && has_labels(&filter.label_selector, &pod.record.config.labels)
     })
 }
@@ -238,14 +295,25 @@ mod tests {
         assert!(refusal(|w| w.metadata.as_mut().unwrap().uid.clear()).starts_with("config.metadata.uid:"));
         assert!(refusal(|w| w.hostname = "a\nb".into()).starts_with("config.hostname:"));
         assert!(refusal(|w| w.log_directory = "/var/../etc".into()).starts_with("config.log_directory:"));
-        assert!(refusal(|w| {
-            w.linux = Some(v1::LinuxPodSandboxConfig { cgroup_parent: "/a/../b".into(), ..Default::default() });
-        })
-        .starts_with("config.linux.cgroup_parent:"));
-        assert!(refusal(|w| {
-            w.port_mappings = vec![v1::PortMapping { host_port: 99999, container_port: 1, ..Default::default() }];
-        })
-        .contains("host_port"));
+        assert!(
+            refusal(|w| {
+                w.linux = Some(v1::LinuxPodSandboxConfig {
+                    cgroup_parent: "/a/../b".into(),
+                    ..Default::default()
+                });
+            })
+            .starts_with("config.linux.cgroup_parent:")
+        );
+        assert!(
+            refusal(|w| {
+                w.port_mappings = vec![v1::PortMapping {
+                    host_port: 99999,
+                    container_port: 1,
+                    ..Default::default()
+                }];
+            })
+            .contains("host_port")
+        );
     }
 
     #[test]
@@ -255,7 +323,10 @@ mod tests {
             wire.linux = Some(v1::LinuxPodSandboxConfig {
                 sysctls: [(name.to_owned(), "1".to_owned())].into(),
                 security_context: Some(v1::LinuxSandboxSecurityContext {
-                    namespace_options: Some(v1::NamespaceOption { network: network as i32, ..Default::default() }),
+                    namespace_options: Some(v1::NamespaceOption {
+                        network: network as i32,
+                        ..Default::default()
+                    }),
                     ..Default::default()
                 }),
                 ..Default::default()

@@ -4,8 +4,8 @@ use cri_api::v1::Signal;
 
 /// Linux's number for each of CRI's first 34 values, in CRI's order (`SIGABRT`, `SIGALRM`, …, `SIGXFSZ`).
 const CLASSIC: [u8; 34] = [
-    6, 14, 7, 17, 17, 18, 8, 1, 4, 2, 29, 6, 9, 13, 29, 27, 30, 3, 11, 16, 19, 31, 15, 5, 20, 21, 22, 23, 10, 12, 26,
-    28, 24, 25,
+    6, 14, 7, 17, 17, 18, 8, 1, 4, 2, 29, 6, 9, 13, 29, 27, 30, 3, 11, 16, 19, 31, 15, 5, 20, 21, 22, 23, 10,
+    12, 26, 28, 24, 25,
 ];
 /// CRI's value for SIGRTMIN, and glibc's number for it.
 const RTMIN: (i32, u8) = (Signal::Sigrtmin as i32, 34);
@@ -34,7 +34,11 @@ pub fn parse(text: &str) -> Option<u8> {
         return (1..=64).contains(&number).then_some(number);
     }
     let upper = text.to_ascii_uppercase();
-    let bare = upper.strip_prefix("SIG").unwrap_or(&upper).replace('+', "PLUS").replace('-', "MINUS");
+    let bare = upper
+        .strip_prefix("SIG")
+        .unwrap_or(&upper)
+        .replace('+', "PLUS")
+        .replace('-', "MINUS");
     Signal::from_str_name(&format!("SIGNAL_SIG{bare}")).and_then(number)
 }
 
@@ -44,9 +48,15 @@ mod tests {
 
     #[test]
     fn names_numbers_and_values_agree() {
-        for (name, number) in
-            [("SIGTERM", 15), ("quit", 3), ("SIGKILL", 9), ("SIGWINCH", 28), ("RTMIN+3", 37), ("SIGRTMAX-1", 63), ("37", 37)]
-        {
+        for (name, number) in [
+            ("SIGTERM", 15),
+            ("quit", 3),
+            ("SIGKILL", 9),
+            ("SIGWINCH", 28),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX-1", 63),
+            ("37", 37),
+        ] {
             assert_eq!(parse(name), Some(number), "{name}");
             assert_eq!(self::number(from_number(number)), Some(number), "{name}");
         }

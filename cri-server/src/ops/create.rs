@@ -21,12 +21,18 @@ const DEFAULT_STOP_SIGNAL: u8 = 15;
 /// # Errors
 /// [`Error::Invalid`] before anything is done; the failed step's error after everything is undone.
 pub async fn create(app: &Arc<App>, request: v1::CreateContainerRequest) -> Result<ContainerId> {
-    let wire = request.config.ok_or_else(|| Error::invalid("config", "is missing"))?;
+    let wire = request
+        .config
+        .ok_or_else(|| Error::invalid("config", "is missing"))?;
     let config = convert::container::config(&wire)?;
     let pod = app.registry.pod(&request.pod_sandbox_id)?;
     let key = (pod.id().clone(), config.name.clone());
     let task = app.clone();
-    Ok(app.inflight.create.run(key, move || make_or_find(task, pod, config)).await?)
+    Ok(app
+        .inflight
+        .create
+        .run(key, move || make_or_find(task, pod, config))
+        .await?)
 }
 
 async fn make_or_find(app: Arc<App>, pod: Arc<Pod>, config: ContainerConfig) -> Result<ContainerId> {
@@ -37,13 +43,17 @@ async fn make_or_find(app: Arc<App>, pod: Arc<Pod>, config: ContainerConfig) -> 
             false => Err(container.refuse("exists already; remove it or raise the attempt")),
         };
     }
-    let progress = app.operations.enter("CreateContainer", format!("{}/{}", pod.record.config.name, config.name.name));
+    let progress = app.operations.enter(
+        "CreateContainer",
+        format!("{}/{}", pod.record.config.name, config.name.name),
+    );
     let mut undo = Undo::default();
     match make(&app, &pod, config, &progress, &mut undo).await {
         Ok(record) => {
             undo.commit();
             let id = record.id.clone();
-            app.registry.insert_container(&pod, Arc::new(Container::new(record, ContainerState::Created)));
+            app.registry
+                .insert_container(&pod, Arc::new(Container::new(record, ContainerState::Created)));
             Ok(id)
         }
         Err(error) => {
@@ -100,7 +110,9 @@ async fn make(
     };
     progress.stage("writable layer");
     let (cleanup, gone) = (app.clone(), record.id.clone());
-    undo.push("writable layer", async move { Ok(cleanup.images.remove_snapshot(gone.as_str()).await?) });
+    undo.push("writable layer", async move {
+        Ok(cleanup.images.remove_snapshot(gone.as_str()).await?)
+    });
     app.images.prepare(&image.id, record.id.as_str()).await?;
 
     // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
@@ -168,7 +180,11 @@ fn stop_signal(config: &ContainerConfig, of_image: &str) -> Result<u8> {
     match (config.stop_signal, of_image) {
         (Some(signal), _) => Ok(signal),
         (None, "") => Ok(DEFAULT_STOP_SIGNAL),
-        (None, name) => convert::container::parse_signal(name)
-            .ok_or_else(|| Error::invalid("image STOPSIGNAL", format!("{name:?} is no signal; set stop_signal"))),
+        (None, name) => convert::container::parse_signal(name).ok_or_else(|| {
+            Error::invalid(
+                "image STOPSIGNAL",
+                format!("{name:?} is no signal; set stop_signal"),
+            )
+        }),
     }
 }

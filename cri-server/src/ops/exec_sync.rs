@@ -40,8 +40,14 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
     let mut exec = protocol::Exec::new(container.record.wire_id()?, next_exec_id());
     (exec.stdout, exec.stderr) = (true, true);
     let started = supervisor.exec(exec, plan, cgroup).await?;
-    let leftovers = Leftovers { leader: started.pid, cgroup: app.cgroups.open(&container.record.cgroup)? };
-    let mut guard = KillOnDrop { supervisor, target: Some(started.target.clone()) };
+    let leftovers = Leftovers {
+        leader: started.pid,
+        cgroup: app.cgroups.open(&container.record.cgroup)?,
+    };
+    let mut guard = KillOnDrop {
+        supervisor,
+        target: Some(started.target.clone()),
+    };
 
     let limit = match u64::try_from(request.timeout) {
         Ok(0) | Err(_) => None,
@@ -54,7 +60,10 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
             Err(_) => {
                 guard.kill().await;
                 let command = request.cmd.into_iter().next().unwrap_or_default();
-                return Err(Error::ExecTimeout { command, seconds: request.timeout });
+                return Err(Error::ExecTimeout {
+                    command,
+                    seconds: request.timeout,
+                });
             }
         },
     };
@@ -91,7 +100,11 @@ async fn run(exec: Exec, leftovers: Leftovers) -> Result<v1::ExecSyncResponse> {
     let room = MAX_ANSWER.saturating_sub(stdout.len().min(stderr.len()));
     stdout.truncate(room.max(MAX_ANSWER / 2));
     stderr.truncate(MAX_ANSWER - stdout.len());
-    Ok(v1::ExecSyncResponse { stdout, stderr, exit_code: status.code })
+    Ok(v1::ExecSyncResponse {
+        stdout,
+        stderr,
+        exit_code: status.code,
+    })
 }
 
 /// What a command that ended may have left behind: the processes of its session that still run.
@@ -108,7 +121,9 @@ impl Leftovers {
     async fn kill(self) -> Result<()> {
         let work = move || {
             for pid in self.cgroup.pids()? {
-                let Some(pid) = Pid::from_raw(pid).filter(|pid| self.has(*pid)) else { continue };
+                let Some(pid) = Pid::from_raw(pid).filter(|pid| self.has(*pid)) else {
+                    continue;
+                };
                 if let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
                     && self.has(pid)
                 {
@@ -118,7 +133,9 @@ impl Leftovers {
             }
             Ok(())
         };
-        tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Crashed))
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or(Err(Error::Crashed))
     }
 
     /// Whether a process is of the command's session, which is over, so that no other can have its number.
@@ -135,8 +152,14 @@ struct Output {
 
 impl Output {
     fn new(pipe: Option<std::os::fd::OwnedFd>) -> Result<Self> {
-        let pipe = pipe.map(Receiver::from_owned_fd).transpose().map_err(Error::io("read", "exec pipe"))?;
-        Ok(Self { pipe, kept: Vec::new() })
+        let pipe = pipe
+            .map(Receiver::from_owned_fd)
+            .transpose()
+            .map_err(Error::io("read", "exec pipe"))?;
+        Ok(Self {
+            pipe,
+            kept: Vec::new(),
+        })
     }
 
     /// Reads to the end; what is beyond the cap is dropped so that the command never blocks on us.
@@ -160,7 +183,10 @@ impl KillOnDrop {
     async fn kill(&mut self) {
         if let Some(target) = self.target.take() {
             // It may have ended meanwhile, which is as well.
-            let _ = self.supervisor.signal(target, libc::SIGKILL, SignalScope::Group).await;
+            let _ = self
+                .supervisor
+                .signal(target, libc::SIGKILL, SignalScope::Group)
+                .await;
         }
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use runtime::protocol::{Exited, LogFault};
 
+use crate::Result;
 use crate::app::App;
 use crate::container::{Container, ContainerState, Exit};
 use crate::pod::{Pod, PodPhase};
 use crate::supervisor::{Notice, Notices};
 use crate::time::{Nanos, now};
-use crate::Result;
 
 /// Follows a pod's supervisor until it is gone.
 pub fn watch(app: &Arc<App>, pod: &Arc<Pod>, mut notices: Notices) {
@@ -38,7 +38,13 @@ async fn on_exit(app: &Arc<App>, pod: &Arc<Pod>, exited: &Exited) -> Result<()> 
     // The start that is told of its success at this moment records it first.
     let _turn = container.turn.lock().await;
     let state = ContainerState::Created.started(exited.process.pid, exited.process.started_at.0);
-    container.transition(|now| if now == ContainerState::Created { state } else { now });
+    container.transition(|now| {
+        if now == ContainerState::Created {
+            state
+        } else {
+            now
+        }
+    });
     let exit = Exit::of_process(exited.status.code, exited.status.oom_killed);
     finish(app, pod, &container, exit, exited.status.finished_at.0).await
 }
@@ -58,7 +64,9 @@ pub async fn finish(
     let record = &container.record;
     let over = container.state().exited(exit, finished_at);
     app.store.container_state(&record.id, &over).await?;
-    let ContainerState::Exited { exit, .. } = container.transition(|_| over) else { return Ok(()) };
+    let ContainerState::Exited { exit, .. } = container.transition(|_| over) else {
+        return Ok(());
+    };
     tracing::info!(
         pod = %pod.record.config.name,
         container = record.config.name.name,

@@ -14,7 +14,10 @@ use crate::{Error, Result, convert, time};
 
 /// ListImages.
 pub fn list(app: &Arc<App>, filter: Option<&v1::ImageFilter>) -> Vec<v1::Image> {
-    let wanted = filter.and_then(|f| f.image.as_ref()).map(|i| i.image.as_str()).filter(|i| !i.is_empty());
+    let wanted = filter
+        .and_then(|f| f.image.as_ref())
+        .map(|i| i.image.as_str())
+        .filter(|i| !i.is_empty());
     let images = match wanted {
         // A filter that names no image, or nothing at all, matches none.
         Some(name) => app.images.resolve(name).into_iter().collect(),
@@ -36,10 +39,16 @@ fn named<'a>(field: &str, image: Option<&'a v1::ImageSpec>) -> Result<&'a str> {
 /// [`Error::Invalid`] without a name, [`Error::Image`] for a name that is none.
 pub fn status(app: &Arc<App>, request: &v1::ImageStatusRequest) -> Result<v1::ImageStatusResponse> {
     let name = named("image.image", request.image.as_ref())?;
-    let Some(image) = app.find_image(name)? else { return Ok(v1::ImageStatusResponse::default()) };
+    let Some(image) = app.find_image(name)? else {
+        return Ok(v1::ImageStatusResponse::default());
+    };
     Ok(v1::ImageStatusResponse {
         image: Some(convert::image::listed(&image)),
-        info: if request.verbose { info(&image) } else { BTreeMap::new() },
+        info: if request.verbose {
+            info(&image)
+        } else {
+            BTreeMap::new()
+        },
     })
 }
 
@@ -81,12 +90,20 @@ pub async fn pull(app: &Arc<App>, request: v1::PullImageRequest) -> Result<Strin
     progress.waiting("pull", "the registry");
     let reference: Reference = name.parse().map_err(image::Error::from)?;
     let credentials = credentials(request.auth, reference.registry())?;
-    let image = app.images.pull(PullRequest { reference, credentials }).await?;
+    let image = app
+        .images
+        .pull(PullRequest {
+            reference,
+            credentials,
+        })
+        .await?;
     Ok(image.id.to_string())
 }
 
 fn credentials(auth: Option<v1::AuthConfig>, registry: &str) -> Result<Credentials> {
-    let Some(auth) = auth else { return Ok(Credentials::Anonymous) };
+    let Some(auth) = auth else {
+        return Ok(Credentials::Anonymous);
+    };
     let fields = AuthFields {
         username: auth.username,
         password: auth.password,
@@ -118,7 +135,9 @@ pub async fn usage(app: &Arc<App>) -> Result<v1::ImageFsInfoResponse> {
     let timestamp = time::now();
     let filesystem = |used: &image::DiskUsage, path: &std::path::Path| v1::FilesystemUsage {
         timestamp,
-        fs_id: Some(v1::FilesystemIdentifier { mountpoint: path.display().to_string() }),
+        fs_id: Some(v1::FilesystemIdentifier {
+            mountpoint: path.display().to_string(),
+        }),
         used_bytes: Some(v1::UInt64Value { value: used.bytes }),
         inodes_used: Some(v1::UInt64Value { value: used.inodes }),
     };
@@ -130,7 +149,12 @@ pub async fn usage(app: &Arc<App>) -> Result<v1::ImageFsInfoResponse> {
 
 /// All references of an image.
 pub fn names(image: &Image) -> Vec<String> {
-    image.repo_tags.iter().chain(&image.repo_digests).cloned().collect()
+    image
+        .repo_tags
+        .iter()
+        .chain(&image.repo_digests)
+        .cloned()
+        .collect()
 }
 
 /// Takes in an archive.
@@ -145,7 +169,11 @@ pub async fn import(
 ) -> Result<Vec<Image>> {
     let progress = app.operations.enter("ImportImage", names.join(" "));
     progress.waiting("archive", "the client");
-    let names = names.iter().map(|n| n.parse()).collect::<std::result::Result<_, _>>().map_err(image::Error::from)?;
+    let names = names
+        .iter()
+        .map(|n| n.parse())
+        .collect::<std::result::Result<_, _>>()
+        .map_err(image::Error::from)?;
     Ok(app.images.import(archive, ImportOptions { names, pin }).await?)
 }
 
@@ -164,7 +192,11 @@ pub fn find_all(app: &Arc<App>, names: &[String]) -> Result<Vec<Image>> {
 ///
 /// # Errors
 /// [`Error::Image`].
-pub async fn export(app: &Arc<App>, names: &[String], writer: Pin<&mut (impl AsyncWrite + Send)>) -> Result<()> {
+pub async fn export(
+    app: &Arc<App>,
+    names: &[String],
+    writer: Pin<&mut (impl AsyncWrite + Send)>,
+) -> Result<()> {
     let _progress = app.operations.enter("ExportImage", names.join(" "));
     Ok(app.images.export(names, writer).await?)
 }

@@ -16,13 +16,19 @@ use crate::{Result, time};
 /// ListPodSandbox.
 pub fn pods(app: &Arc<App>, filter: Option<&v1::PodSandboxFilter>) -> Vec<v1::PodSandbox> {
     let all = app.registry.pods();
-    all.iter().filter(|pod| convert::pod::matches(filter, pod)).map(|pod| convert::pod::listed(pod)).collect()
+    all.iter()
+        .filter(|pod| convert::pod::matches(filter, pod))
+        .map(|pod| convert::pod::listed(pod))
+        .collect()
 }
 
 /// ListContainers.
 pub fn containers(app: &Arc<App>, filter: Option<&v1::ContainerFilter>) -> Vec<v1::Container> {
     let all = app.registry.containers();
-    all.iter().filter(|(_, c)| convert::container::matches(filter, c)).map(|(_, c)| convert::container::listed(c)).collect()
+    all.iter()
+        .filter(|(_, c)| convert::container::matches(filter, c))
+        .map(|(_, c)| convert::container::listed(c))
+        .collect()
 }
 
 /// PodSandboxStatus.
@@ -33,8 +39,16 @@ pub fn pod(app: &Arc<App>, request: &v1::PodSandboxStatusRequest) -> Result<v1::
     let pod = app.registry.pod(&request.pod_sandbox_id)?;
     Ok(v1::PodSandboxStatusResponse {
         status: Some(convert::pod::status(&pod)),
-        info: if request.verbose { info(&pod_info(app, &pod)) } else { BTreeMap::new() },
-        containers_statuses: pod.containers().iter().map(|c| convert::container::status(c)).collect(),
+        info: if request.verbose {
+            info(&pod_info(app, &pod))
+        } else {
+            BTreeMap::new()
+        },
+        containers_statuses: pod
+            .containers()
+            .iter()
+            .map(|c| convert::container::status(c))
+            .collect(),
         timestamp: time::now(),
     })
 }
@@ -43,11 +57,18 @@ pub fn pod(app: &Arc<App>, request: &v1::PodSandboxStatusRequest) -> Result<v1::
 ///
 /// # Errors
 /// [`crate::Error::NotFound`].
-pub fn container(app: &Arc<App>, request: &v1::ContainerStatusRequest) -> Result<v1::ContainerStatusResponse> {
+pub fn container(
+    app: &Arc<App>,
+    request: &v1::ContainerStatusRequest,
+) -> Result<v1::ContainerStatusResponse> {
     let (_, container) = app.registry.container(&request.container_id)?;
     Ok(v1::ContainerStatusResponse {
         status: Some(convert::container::status(&container)),
-        info: if request.verbose { info(&container_info(app, &container)) } else { BTreeMap::new() },
+        info: if request.verbose {
+            info(&container_info(app, &container))
+        } else {
+            BTreeMap::new()
+        },
     })
 }
 
@@ -68,7 +89,9 @@ pub fn snapshotter(app: &App) -> String {
 /// A live process in the pod's namespaces: that of a container where one runs, else the supervisor's.
 fn pod_pid(pod: &Pod) -> i32 {
     let running = pod.containers().iter().find_map(|c| c.running().ok());
-    running.or_else(|| pod.supervisor().map(|s| s.pid())).unwrap_or_default()
+    running
+        .or_else(|| pod.supervisor().map(|s| s.pid()))
+        .unwrap_or_default()
 }
 
 fn pod_info(app: &App, pod: &Pod) -> serde_json::Value {

@@ -25,12 +25,18 @@ pub async fn remove(app: &Arc<App>, id: &str) -> Result<()> {
 /// As [`remove`].
 pub async fn remove_container(app: &Arc<App>, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<()> {
     let (task, pod, gone) = (app.clone(), pod.clone(), container.clone());
-    Ok(app.inflight.remove.run(container.record.id.clone(), move || clear(task, pod, gone)).await?)
+    Ok(app
+        .inflight
+        .remove
+        .run(container.record.id.clone(), move || clear(task, pod, gone))
+        .await?)
 }
 
 async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Result<()> {
     let id = &container.record.id;
-    let progress = app.operations.enter("RemoveContainer", container.record.config.name.name.clone());
+    let progress = app
+        .operations
+        .enter("RemoveContainer", container.record.config.name.name.clone());
     progress.stage("stop");
     ops::stop::stop_container(&app, &pod, &container, 0).await?;
     let _turn = container.turn.lock().await;
@@ -45,7 +51,9 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
     app.images.remove_snapshot(id.as_str()).await?;
     progress.stage("record");
     app.store.remove_container(id).await?;
-    app.exits.remove(&container.record.wire_id()?).map_err(Error::io("unlink", "exit record"))?;
+    app.exits
+        .remove(&container.record.wire_id()?)
+        .map_err(Error::io("unlink", "exit record"))?;
     app.registry.remove_container(&pod, id);
     Ok(())
 }

@@ -18,11 +18,17 @@ pub async fn remove(app: &Arc<App>, id: &str) -> Result<()> {
         Err(error) => return Err(error),
     };
     let task = app.clone();
-    Ok(app.inflight.remove_pod.run(pod.id().clone(), move || clear(task, pod)).await?)
+    Ok(app
+        .inflight
+        .remove_pod
+        .run(pod.id().clone(), move || clear(task, pod))
+        .await?)
 }
 
 async fn clear(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
-    let progress = app.operations.enter("RemovePodSandbox", pod.record.config.name.to_string());
+    let progress = app
+        .operations
+        .enter("RemovePodSandbox", pod.record.config.name.to_string());
     progress.stage("stop");
     ops::stop_pod::stop_pod(&app, &pod).await?;
     progress.stage("containers");
@@ -30,7 +36,9 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
         ops::remove::remove_container(&app, &pod, &container).await?;
     }
     progress.stage("files");
-    app.host.remove_files(PodFiles::new(&app.config.state_dir, pod.id())).await?;
+    app.host
+        .remove_files(PodFiles::new(&app.config.state_dir, pod.id()))
+        .await?;
     progress.stage("record");
     app.store.remove_pod(pod.id()).await?;
     app.registry.remove_pod(&pod);

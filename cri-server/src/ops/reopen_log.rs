@@ -17,5 +17,8 @@ pub async fn reopen(app: &Arc<App>, id: &str) -> Result<()> {
     }
     let supervisor = pod.ready()?;
     let log = logs::open(container.record.clone()).await?;
-    supervisor.reopen_log(container.record.wire_id()?, log).await.map_err(Error::from)
+    supervisor
+        .reopen_log(container.record.wire_id()?, log)
+        .await
+        .map_err(Error::from)
 }

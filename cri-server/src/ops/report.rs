@@ -37,7 +37,10 @@ fn snapshot_warning(mode: image::SnapshotMode) -> Option<report::Warning> {
     let effect = match mode {
         image::SnapshotMode::Overlay => return None,
         image::SnapshotMode::OverlayOnTmpfs { bytes } => {
-            format!("what containers write is kept in memory, {} MiB in all", bytes >> 20)
+            format!(
+                "what containers write is kept in memory, {} MiB in all",
+                bytes >> 20
+            )
         }
         image::SnapshotMode::Copy => "each container has a whole copy of its image".to_owned(),
     };
@@ -63,7 +66,11 @@ fn daemon(app: &App) -> report::Daemon {
 }
 
 fn warning(text: &str) -> report::Warning {
-    report::Warning { lack: text.to_owned(), effect: String::new(), remedy: String::new() }
+    report::Warning {
+        lack: text.to_owned(),
+        effect: String::new(),
+        remedy: String::new(),
+    }
 }
 
 fn provider(network: &ActiveNetwork) -> String {
@@ -101,7 +108,11 @@ fn pod(pod: &Pod) -> report::Pod {
 
 fn container(container: &Container) -> report::Container {
     let config = &container.record.config;
-    let image = if config.user_image.is_empty() { &config.image } else { &config.user_image };
+    let image = if config.user_image.is_empty() {
+        &config.image
+    } else {
+        &config.user_image
+    };
     report::Container {
         id: container.record.id.to_string(),
         name: config.name.name.clone(),
@@ -109,12 +120,13 @@ fn container(container: &Container) -> report::Container {
         image: image.clone(),
         state: match container.state() {
             ContainerState::Created => report::ContainerState::Created,
-            ContainerState::Running { pid, .. } => {
-                report::ContainerState::Running { pid: u32::try_from(pid).unwrap_or_default() }
-            }
-            ContainerState::Exited { exit, .. } => {
-                report::ContainerState::Exited { code: exit.code, reason: exit.reason.as_str().to_owned() }
-            }
+            ContainerState::Running { pid, .. } => report::ContainerState::Running {
+                pid: u32::try_from(pid).unwrap_or_default(),
+            },
+            ContainerState::Exited { exit, .. } => report::ContainerState::Exited {
+                code: exit.code,
+                reason: exit.reason.as_str().to_owned(),
+            },
         },
         age_seconds: age(container.record.created_at),
     }

@@ -21,17 +21,26 @@ use crate::{Error, Result, ops, time};
 /// # Errors
 /// [`Error::Invalid`] before anything is done; the failed step's error after everything is undone.
 pub async fn run(app: &Arc<App>, request: v1::RunPodSandboxRequest) -> Result<PodId> {
-    let wire = request.config.ok_or_else(|| Error::invalid("config", "is missing"))?;
+    let wire = request
+        .config
+        .ok_or_else(|| Error::invalid("config", "is missing"))?;
     let config = convert::pod::config(&wire, &request.runtime_handler)?;
     if !ops::status::is_handler(app, &config.handler) {
         return Err(Error::invalid(
             "runtime_handler",
-            format!("{:?} is not configured; add a [handlers.NAME] table or use the default", config.handler),
+            format!(
+                "{:?} is not configured; add a [handlers.NAME] table or use the default",
+                config.handler
+            ),
         ));
     }
     let key = config.name.clone();
     let task = app.clone();
-    Ok(app.inflight.run_pod.run(key, move || make_or_find(task, config)).await?)
+    Ok(app
+        .inflight
+        .run_pod
+        .run(key, move || make_or_find(task, config))
+        .await?)
 }
 
 async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
@@ -57,9 +66,17 @@ async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
     app.store.insert_pod(&record).await?;
     let mut undo = Undo::default();
     let (store, forgotten) = (app.clone(), id.clone());
-    undo.push("record", async move { Ok(store.store.remove_pod(&forgotten).await?) });
+    undo.push(
+        "record",
+        async move { Ok(store.store.remove_pod(&forgotten).await?) },
+    );
     match make(&app, &record, &progress, &mut undo).await {
-        Ok(Made { supervisor, notices, network, init_pid }) => {
+        Ok(Made {
+            supervisor,
+            notices,
+            network,
+            init_pid,
+        }) => {
             undo.commit();
             let pod = Arc::new(Pod::new(record, PodState::Ready(supervisor), network, init_pid));
             app.registry.insert_pod(pod.clone());
@@ -77,7 +94,9 @@ async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
 /// Without a name of its own a pod has the node's; kubelet sends none for pods in the node's network.
 fn with_hostname(mut config: PodConfig) -> PodConfig {
     if config.hostname.is_empty() {
-        config.hostname = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        config.hostname = nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
     }
     config
 }
@@ -90,12 +109,7 @@ struct Made {
     init_pid: Option<i32>,
 }
 
-async fn make(
-    app: &Arc<App>,
-    record: &PodRecord,
-    progress: &Progress,
-    undo: &mut Undo,
-) -> Result<Made> {
+async fn make(app: &Arc<App>, record: &PodRecord, progress: &Progress, undo: &mut Undo) -> Result<Made> {
     let id = &record.id;
     let files = PodFiles::new(&app.config.state_dir, id);
 
@@ -113,7 +127,9 @@ async fn make(
     let spawn_id = runtime::protocol::PodId::new(id.as_str())
         .map_err(|_| Error::invalid("pod id", "is not one of ours"))?;
     let (cleanup, leaving) = (app.clone(), id.clone());
-    undo.push("supervisor's cgroup", async move { cleanup.remove_supervisor_cgroup(&leaving).await });
+    undo.push("supervisor's cgroup", async move {
+        cleanup.remove_supervisor_cgroup(&leaving).await
+    });
     let cgroup = app.make_supervisor_cgroup(id).await?;
     let (supervisor, notices) = Supervisor::spawn(
         &app.supervisor_binary,
@@ -130,7 +146,9 @@ async fn make(
     undo.push("supervisor", async move { Ok(leaving.shutdown().await?) });
 
     progress.stage("namespaces");
-    let plan = pod_plan(record)?.seal().map_err(Error::io("memfd_create", "pod plan"))?;
+    let plan = pod_plan(record)?
+        .seal()
+        .map_err(Error::io("memfd_create", "pod plan"))?;
     let created = supervisor.create_pod(plan).await?;
 
     let network = match created.network {
@@ -145,17 +163,29 @@ async fn make(
     app.host.write_hosts(&files, record, &network).await?;
     progress.stage("record");
     app.store.pod_ready(id, &network).await?;
-    Ok(Made { supervisor, notices, network, init_pid: created.init_pid })
+    Ok(Made {
+        supervisor,
+        notices,
+        network,
+        init_pid: created.init_pid,
+    })
 }
-
 
 fn pod_plan(record: &PodRecord) -> Result<PodPlan> {
     let namespaces = &record.config.namespaces;
     let of_node = |mode: &NamespaceMode| *mode == NamespaceMode::Node;
     Ok(PodPlan::new(PodNamespaceRequest {
         hostname: (!of_node(&namespaces.network)).then(|| record.config.hostname.clone()),
-        network: if of_node(&namespaces.network) { NetworkMode::Host } else { NetworkMode::Pod },
-        ipc: if of_node(&namespaces.ipc) { IpcMode::Host } else { IpcMode::Pod },
+        network: if of_node(&namespaces.network) {
+            NetworkMode::Host
+        } else {
+            NetworkMode::Pod
+        },
+        ipc: if of_node(&namespaces.ipc) {
+            IpcMode::Host
+        } else {
+            IpcMode::Pod
+        },
         pid: match namespaces.pid {
             NamespaceMode::Pod => PodPidMode::Pod,
             NamespaceMode::Node => PodPidMode::Host,
@@ -172,6 +202,12 @@ fn sysctls(record: &PodRecord) -> Vec<(String, String)> {
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
         all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
     }
-    all.extend(record.config.sysctls.iter().map(|(name, value)| (name.replace('/', "."), value.clone())));
+    all.extend(
+        record
+            .config
+            .sysctls
+            .iter()
+            .map(|(name, value)| (name.replace('/', "."), value.clone())),
+    );
     all.into_iter().collect()
 }

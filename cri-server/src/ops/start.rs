@@ -20,11 +20,17 @@ use crate::{Error, Result, logs, ops, time};
 pub async fn start(app: &Arc<App>, id: &str) -> Result<()> {
     let (pod, container) = app.registry.container(id)?;
     let (task, key) = (app.clone(), container.record.id.clone());
-    Ok(app.inflight.start.run(key, move || begin(task, pod, container)).await?)
+    Ok(app
+        .inflight
+        .start
+        .run(key, move || begin(task, pod, container))
+        .await?)
 }
 
 async fn begin(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Result<()> {
-    let progress = app.operations.enter("StartContainer", container.record.config.name.name.clone());
+    let progress = app
+        .operations
+        .enter("StartContainer", container.record.config.name.name.clone());
     progress.stage("turn");
     let _turn = container.turn.lock().await;
     match container.state() {
@@ -58,10 +64,17 @@ async fn launch(
     progress.waiting("volumes", "the file systems of their sources");
     app.host.make_missing_sources(record).await?;
     progress.stage("cgroup");
-    let limits = record.spec()?.linux().as_ref().and_then(|linux| linux.resources().clone());
+    let limits = record
+        .spec()?
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().clone());
     let cgroup = app.make_cgroup(&record.cgroup, limits).await?;
     progress.stage("launch plan");
-    let plan = app.launch_plan(pod, record, &cgroup)?.seal().map_err(Error::io("seal", "launch plan"))?;
+    let plan = app
+        .launch_plan(pod, record, &cgroup)?
+        .seal()
+        .map_err(Error::io("seal", "launch plan"))?;
     progress.stage("log");
     let log = open_log(container).await?;
     progress.waiting("launch", "the container's own set-up");
@@ -82,7 +95,9 @@ fn text(path: std::path::PathBuf) -> String {
 
 /// The container whose PID namespace this one joins, which must run now.
 fn pid_target(app: &App, container: &Container) -> Result<Option<protocol::ContainerId>> {
-    let NamespaceMode::Target(id) = &container.record.config.security.namespaces.pid else { return Ok(None) };
+    let NamespaceMode::Target(id) = &container.record.config.security.namespaces.pid else {
+        return Ok(None);
+    };
     let (_, target) = app.registry.container(id)?;
     target.running()?;
     target.record.wire_id().map(Some)

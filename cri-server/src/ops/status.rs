@@ -26,7 +26,9 @@ pub fn version() -> v1::VersionResponse {
 /// RuntimeConfig.
 pub fn runtime_config(_app: &Arc<App>) -> v1::RuntimeConfigResponse {
     let cgroup_driver = v1::CgroupDriver::Cgroupfs as i32;
-    v1::RuntimeConfigResponse { linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver }) }
+    v1::RuntimeConfigResponse {
+        linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver }),
+    }
 }
 
 /// Status.
@@ -39,9 +41,16 @@ pub async fn status(app: &Arc<App>, verbose: bool) -> v1::StatusResponse {
     ];
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus { conditions }),
-        info: if verbose { info(app, &network) } else { BTreeMap::new() },
+        info: if verbose {
+            info(app, &network)
+        } else {
+            BTreeMap::new()
+        },
         runtime_handlers: handlers(app),
-        features: Some(v1::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+        features: Some(v1::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            ..Default::default()
+        }),
     }
 }
 
@@ -63,9 +72,20 @@ fn network_condition(network: &NetworkStatus) -> v1::RuntimeCondition {
 
 /// All handlers are the native runtime; the default one is also the one without a name.
 fn handlers(app: &App) -> Vec<v1::RuntimeHandler> {
-    let features = v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
-    let names = ["", RUNTIME_NAME].into_iter().map(str::to_owned).chain(app.config.handlers.keys().cloned());
-    names.map(|name| v1::RuntimeHandler { name, features: Some(features) }).collect()
+    let features = v1::RuntimeHandlerFeatures {
+        recursive_read_only_mounts: true,
+        user_namespaces: false,
+    };
+    let names = ["", RUNTIME_NAME]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(app.config.handlers.keys().cloned());
+    names
+        .map(|name| v1::RuntimeHandler {
+            name,
+            features: Some(features),
+        })
+        .collect()
 }
 
 /// Whether a RuntimeClass may name this handler.
@@ -74,9 +94,16 @@ pub fn is_handler(app: &App, name: &str) -> bool {
 }
 
 fn info(app: &App, network: &NetworkStatus) -> BTreeMap<String, String> {
-    let operations: Vec<_> = app.operations.list().iter().map(|o| json!({
-        "verb": o.verb, "object": o.object, "stage": o.stage, "waitsFor": o.waits_for,
-    })).collect();
+    let operations: Vec<_> = app
+        .operations
+        .list()
+        .iter()
+        .map(|o| {
+            json!({
+                "verb": o.verb, "object": o.object, "stage": o.stage, "waitsFor": o.waits_for,
+            })
+        })
+        .collect();
     let mut config = app.config.to_json();
     // Asked for by those who pre-pull it. There is no such image here, and it is never pulled.
     config["sandboxImage"] = json!("registry.k8s.io/pause:3.10");
@@ -84,10 +111,13 @@ fn info(app: &App, network: &NetworkStatus) -> BTreeMap<String, String> {
         ("config", config),
         ("cniconfig", serde_json::to_value(network).unwrap_or_default()),
         ("operations", json!(operations)),
-        ("lastCNILoadStatus", json!(match &network.readiness {
-            Readiness::Ready => "OK",
-            Readiness::NotReady { reason } => reason,
-        })),
+        (
+            "lastCNILoadStatus",
+            json!(match &network.readiness {
+                Readiness::Ready => "OK",
+                Readiness::NotReady { reason } => reason,
+            }),
+        ),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value.to_string()))

@@ -32,7 +32,12 @@ pub async fn stop(app: &Arc<App>, id: &str, timeout: i64) -> Result<()> {
 ///
 /// # Errors
 /// As [`stop`].
-pub async fn stop_container(app: &Arc<App>, pod: &Arc<Pod>, container: &Arc<Container>, timeout: i64) -> Result<()> {
+pub async fn stop_container(
+    app: &Arc<App>,
+    pod: &Arc<Pod>,
+    container: &Arc<Container>,
+    timeout: i64,
+) -> Result<()> {
     let grace = Duration::from_secs(u64::try_from(timeout).unwrap_or(0).min(LONGEST));
     let deadline = Instant::now() + grace;
     // Whoever stops it already hears of an earlier deadline; a later one changes nothing.
@@ -61,13 +66,21 @@ async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
     if !matches!(container.state(), ContainerState::Running { .. }) {
         return Ok(());
     }
-    let progress = app.operations.enter("StopContainer", container.record.config.name.name.clone());
+    let progress = app
+        .operations
+        .enter("StopContainer", container.record.config.name.name.clone());
     let mut ended = container.watch();
     let mut deadline = container.stop_by.subscribe();
     let graceful = deadline.borrow_and_update().is_some_and(|by| by > Instant::now());
     if graceful {
         progress.waiting("grace", format!("signal {}", container.record.stop_signal));
-        signal(pod, container, i32::from(container.record.stop_signal), SignalScope::Process).await?;
+        signal(
+            pod,
+            container,
+            i32::from(container.record.stop_signal),
+            SignalScope::Process,
+        )
+        .await?;
     }
     while graceful {
         let by = deadline.borrow_and_update().unwrap_or_else(Instant::now);
@@ -84,7 +97,8 @@ async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
     app.kill_cgroup(&container.record.cgroup).await?;
     match tokio::time::timeout(KILLED, ended.wait_for(is_over)).await {
         Ok(_) => Ok(()),
-        Err(_) => Err(container.refuse("was killed but does not vanish: a process sleeps uninterruptibly in the kernel")),
+        Err(_) => Err(container
+            .refuse("was killed but does not vanish: a process sleeps uninterruptibly in the kernel")),
     }
 }
 
@@ -95,7 +109,9 @@ fn is_over(state: &ContainerState) -> bool {
 /// A supervisor that is gone, or knows the process no more, has nothing left to signal.
 async fn signal(pod: &Pod, container: &Container, signal: i32, scope: SignalScope) -> Result<()> {
     use crate::supervisor::Error as Failed;
-    let Some(supervisor) = pod.supervisor() else { return Ok(()) };
+    let Some(supervisor) = pod.supervisor() else {
+        return Ok(());
+    };
     let target = Target::init(container.record.wire_id()?);
     match supervisor.signal(target, signal, scope).await {
         Ok(()) | Err(Failed::Gone | Failed::Refused(_)) => Ok(()),

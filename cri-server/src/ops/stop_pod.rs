@@ -27,16 +27,24 @@ pub async fn stop(app: &Arc<App>, id: &str) -> Result<()> {
 /// As [`stop`].
 pub async fn stop_pod(app: &Arc<App>, pod: &Arc<Pod>) -> Result<()> {
     let (task, stopped) = (app.clone(), pod.clone());
-    Ok(app.inflight.stop_pod.run(pod.id().clone(), move || take_down(task, stopped)).await?)
+    Ok(app
+        .inflight
+        .stop_pod
+        .run(pod.id().clone(), move || take_down(task, stopped))
+        .await?)
 }
 
 async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
-    let progress = app.operations.enter("StopPodSandbox", pod.record.config.name.to_string());
+    let progress = app
+        .operations
+        .enter("StopPodSandbox", pod.record.config.name.to_string());
     pod.begin_stop();
 
     progress.stage("containers");
     let containers = pod.containers();
-    let stops = containers.iter().map(|container| ops::stop::stop_container(&app, &pod, container, 0));
+    let stops = containers
+        .iter()
+        .map(|container| ops::stop::stop_container(&app, &pod, container, 0));
     join_all(stops).await.into_iter().collect::<Result<Vec<()>>>()?;
 
     if !pod.record.host_network() {
@@ -54,7 +62,9 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
     app.remove_supervisor_cgroup(pod.id()).await?;
 
     progress.stage("mounts");
-    app.host.release_mounts(PodFiles::new(&app.config.state_dir, pod.id())).await?;
+    app.host
+        .release_mounts(PodFiles::new(&app.config.state_dir, pod.id()))
+        .await?;
 
     progress.stage("cgroup");
     app.remove_cgroup(&pod.record.cgroup).await?;

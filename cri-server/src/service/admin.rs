@@ -38,7 +38,9 @@ impl admin_server::Admin for Admin {
         let mut parts = request.into_inner();
         let first = parts.message().await?.and_then(|message| message.part);
         let Some(Part::Options(options)) = first else {
-            return Err(Status::invalid_argument("the first message must hold the options"));
+            return Err(Status::invalid_argument(
+                "the first message must hold the options",
+            ));
         };
         let bytes = parts.map(|message| match message.map(|m| m.part) {
             Ok(Some(Part::Chunk(chunk))) => Ok(std::io::Cursor::new(chunk)),
@@ -48,14 +50,22 @@ impl admin_server::Admin for Admin {
         let archive = StreamReader::new(bytes);
         let images = ops::images::import(&self.0, archive, &options.names, options.pin).await?;
         let responses = images.into_iter().map(|image| {
-            Ok(admin::ImportImageResponse { image_id: image.id.to_string(), names: ops::images::names(&image) })
+            Ok(admin::ImportImageResponse {
+                image_id: image.id.to_string(),
+                names: ops::images::names(&image),
+            })
         });
-        Ok(Response::new(futures::stream::iter(responses.collect::<Vec<_>>()).boxed()))
+        Ok(Response::new(
+            futures::stream::iter(responses.collect::<Vec<_>>()).boxed(),
+        ))
     }
 
     type ExportImageStream = BoxStream<'static, Result<admin::ExportImageResponse, Status>>;
 
-    async fn export_image(&self, request: Request<admin::ExportImageRequest>) -> Reply<Self::ExportImageStream> {
+    async fn export_image(
+        &self,
+        request: Request<admin::ExportImageRequest>,
+    ) -> Reply<Self::ExportImageStream> {
         let names = request.into_inner().images;
         // Names are checked before the first byte, so that a typing error is an error and not a short archive.
         ops::images::find_all(&self.0, &names)?;
@@ -63,7 +73,10 @@ impl admin_server::Admin for Admin {
         let app = self.0.clone();
         let work = tokio::spawn(async move {
             ops::images::export(&app, &names, Pin::new(&mut writer)).await?;
-            writer.shutdown().await.map_err(crate::Error::io("write", "archive"))
+            writer
+                .shutdown()
+                .await
+                .map_err(crate::Error::io("write", "archive"))
         });
         // The end of the pipe may be the end of the archive or that of a failed export: the task tells.
         let outcome = futures::stream::once(async move {
@@ -75,7 +88,9 @@ impl admin_server::Admin for Admin {
         })
         .filter_map(futures::future::ready);
         let chunks = ReaderStream::with_capacity(reader, CHUNK)
-            .map_ok(|chunk| admin::ExportImageResponse { chunk: chunk.to_vec() })
+            .map_ok(|chunk| admin::ExportImageResponse {
+                chunk: chunk.to_vec(),
+            })
             .map_err(|error| Status::internal(error.to_string()));
         Ok(Response::new(chunks.chain(outcome).boxed()))
     }

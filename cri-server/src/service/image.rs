@@ -17,7 +17,10 @@ impl ImageService for Images {
     }
 
     async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Reply<v1::ImageStatusResponse> {
-        Ok(Response::new(ops::images::status(&self.0, &request.into_inner())?))
+        Ok(Response::new(ops::images::status(
+            &self.0,
+            &request.into_inner(),
+        )?))
     }
 
     async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Reply<v1::PullImageResponse> {
@@ -37,6 +40,8 @@ impl ImageService for Images {
     type StreamImagesStream = BoxStream<'static, Result<v1::StreamImagesResponse, Status>>;
 
     async fn stream_images(&self, _: Request<v1::StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
-        Err(Status::unimplemented("StreamImages is not implemented by this version of crisp"))
+        Err(Status::unimplemented(
+            "StreamImages is not implemented by this version of crisp",
+        ))
     }
 }

@@ -12,8 +12,18 @@ use tracing::Instrument;
 
 /// Calls that kubelet makes every second or so, and reads that change nothing.
 const POLLED: [&str; 12] = [
-    "Version", "Status", "RuntimeConfig", "ListPodSandbox", "ListContainers", "ListImages", "PodSandboxStatus",
-    "ContainerStatus", "ImageStatus", "ImageFsInfo", "ExecSync", "ListContainerStats",
+    "Version",
+    "Status",
+    "RuntimeConfig",
+    "ListPodSandbox",
+    "ListContainers",
+    "ListImages",
+    "PodSandboxStatus",
+    "ContainerStatus",
+    "ImageStatus",
+    "ImageFsInfo",
+    "ExecSync",
+    "ListContainerStats",
 ];
 
 /// Wraps a server's services.
@@ -64,15 +74,32 @@ where
 fn log<B, E: std::fmt::Display>(call: &str, started: Instant, outcome: Result<&Response<B>, &E>) {
     let ms = started.elapsed().as_micros() as f64 / 1000.0;
     let header = |response: &Response<B>, name: &str| {
-        response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
     };
     match outcome {
         Ok(response) => match header(response, "grpc-status").as_str() {
             "" | "0" if POLLED.contains(&call) => tracing::debug!(call, ms, "done"),
             "" | "0" => tracing::info!(call, ms, "done"),
             // NotFound is an ordinary answer to a client that looks before it acts.
-            code @ ("5" | "12") => tracing::debug!(call, ms, code, message = header(response, "grpc-message"), "refused"),
-            code => tracing::warn!(call, ms, code, message = header(response, "grpc-message"), "failed"),
+            code @ ("5" | "12") => tracing::debug!(
+                call,
+                ms,
+                code,
+                message = header(response, "grpc-message"),
+                "refused"
+            ),
+            code => tracing::warn!(
+                call,
+                ms,
+                code,
+                message = header(response, "grpc-message"),
+                "failed"
+            ),
         },
         Err(error) => tracing::warn!(call, ms, %error, "failed"),
     }

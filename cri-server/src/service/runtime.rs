@@ -12,7 +12,9 @@ type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
 /// Answers for a call that this version does not have, by name.
 fn absent<T>(call: &str) -> Reply<T> {
-    Err(Status::unimplemented(format!("{call} is not implemented by this version of crisp")))
+    Err(Status::unimplemented(format!(
+        "{call} is not implemented by this version of crisp"
+    )))
 }
 
 #[tonic::async_trait]
@@ -22,19 +24,29 @@ impl RuntimeService for Runtime {
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
-        Ok(Response::new(ops::status::status(&self.0, request.into_inner().verbose).await))
+        Ok(Response::new(
+            ops::status::status(&self.0, request.into_inner().verbose).await,
+        ))
     }
 
     async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Reply<v1::RuntimeConfigResponse> {
         Ok(Response::new(ops::status::runtime_config(&self.0)))
     }
 
-    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Reply<v1::RunPodSandboxResponse> {
-        let pod_sandbox_id = ops::run_pod::run(&self.0, request.into_inner()).await?.to_string();
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> Reply<v1::RunPodSandboxResponse> {
+        let pod_sandbox_id = ops::run_pod::run(&self.0, request.into_inner())
+            .await?
+            .to_string();
         Ok(Response::new(v1::RunPodSandboxResponse { pod_sandbox_id }))
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<v1::StopPodSandboxRequest>) -> Reply<v1::StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<v1::StopPodSandboxRequest>,
+    ) -> Reply<v1::StopPodSandboxResponse> {
         ops::stop_pod::stop(&self.0, &request.into_inner().pod_sandbox_id).await?;
         Ok(Response::new(v1::StopPodSandboxResponse {}))
     }
@@ -54,39 +66,65 @@ impl RuntimeService for Runtime {
         Ok(Response::new(ops::inspect::pod(&self.0, &request.into_inner())?))
     }
 
-    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Reply<v1::ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<v1::ListPodSandboxRequest>,
+    ) -> Reply<v1::ListPodSandboxResponse> {
         let items = ops::inspect::pods(&self.0, request.into_inner().filter.as_ref());
         Ok(Response::new(v1::ListPodSandboxResponse { items }))
     }
 
-    async fn create_container(&self, request: Request<v1::CreateContainerRequest>) -> Reply<v1::CreateContainerResponse> {
-        let container_id = ops::create::create(&self.0, request.into_inner()).await?.to_string();
+    async fn create_container(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Reply<v1::CreateContainerResponse> {
+        let container_id = ops::create::create(&self.0, request.into_inner())
+            .await?
+            .to_string();
         Ok(Response::new(v1::CreateContainerResponse { container_id }))
     }
 
-    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Reply<v1::StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Reply<v1::StartContainerResponse> {
         ops::start::start(&self.0, &request.into_inner().container_id).await?;
         Ok(Response::new(v1::StartContainerResponse {}))
     }
 
-    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Reply<v1::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Reply<v1::StopContainerResponse> {
         let request = request.into_inner();
         ops::stop::stop(&self.0, &request.container_id, request.timeout).await?;
         Ok(Response::new(v1::StopContainerResponse {}))
     }
 
-    async fn remove_container(&self, request: Request<v1::RemoveContainerRequest>) -> Reply<v1::RemoveContainerResponse> {
+    async fn remove_container(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Reply<v1::RemoveContainerResponse> {
         ops::remove::remove(&self.0, &request.into_inner().container_id).await?;
         Ok(Response::new(v1::RemoveContainerResponse {}))
     }
 
-    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Reply<v1::ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Reply<v1::ListContainersResponse> {
         let containers = ops::inspect::containers(&self.0, request.into_inner().filter.as_ref());
         Ok(Response::new(v1::ListContainersResponse { containers }))
     }
 
-    async fn container_status(&self, request: Request<v1::ContainerStatusRequest>) -> Reply<v1::ContainerStatusResponse> {
-        Ok(Response::new(ops::inspect::container(&self.0, &request.into_inner())?))
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Reply<v1::ContainerStatusResponse> {
+        Ok(Response::new(ops::inspect::container(
+            &self.0,
+            &request.into_inner(),
+        )?))
     }
 
     async fn reopen_container_log(
@@ -98,7 +136,9 @@ impl RuntimeService for Runtime {
     }
 
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Reply<v1::ExecSyncResponse> {
-        Ok(Response::new(ops::exec_sync::exec(&self.0, request.into_inner()).await?))
+        Ok(Response::new(
+            ops::exec_sync::exec(&self.0, request.into_inner()).await?,
+        ))
     }
 
     // What follows comes with later versions.
@@ -131,7 +171,10 @@ impl RuntimeService for Runtime {
         absent("UpdatePodSandboxResources")
     }
 
-    async fn stream_containers(&self, _: Request<v1::StreamContainersRequest>) -> Reply<Self::StreamContainersStream> {
+    async fn stream_containers(
+        &self,
+        _: Request<v1::StreamContainersRequest>,
+    ) -> Reply<Self::StreamContainersStream> {
         absent("StreamContainers")
     }
 
@@ -154,7 +197,10 @@ impl RuntimeService for Runtime {
         absent("PortForward")
     }
 
-    async fn container_stats(&self, _: Request<v1::ContainerStatsRequest>) -> Reply<v1::ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        _: Request<v1::ContainerStatsRequest>,
+    ) -> Reply<v1::ContainerStatsResponse> {
         absent("ContainerStats")
     }
 
@@ -172,7 +218,10 @@ impl RuntimeService for Runtime {
         absent("StreamContainerStats")
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Reply<v1::PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(
+        &self,
+        _: Request<v1::PodSandboxStatsRequest>,
+    ) -> Reply<v1::PodSandboxStatsResponse> {
         absent("PodSandboxStats")
     }
 
@@ -211,7 +260,10 @@ impl RuntimeService for Runtime {
         absent("StreamPodSandboxMetrics")
     }
 
-    async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Reply<Self::GetContainerEventsStream> {
+    async fn get_container_events(
+        &self,
+        _: Request<v1::GetEventsRequest>,
+    ) -> Reply<Self::GetContainerEventsStream> {
         absent("GetContainerEvents")
     }
 

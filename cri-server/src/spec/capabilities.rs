@@ -7,18 +7,65 @@ use crate::{Error, Result};
 
 /// What a container has unless its pod says otherwise.
 const DEFAULT: [&str; 14] = [
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE",
-    "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
 ];
 
 /// All that Linux knows (capability.h, up to CHECKPOINT_RESTORE).
 const ALL: [&str; 41] = [
-    "AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "CHOWN",
-    "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE",
-    "LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST",
-    "NET_RAW", "PERFMON", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYSLOG", "SYS_ADMIN", "SYS_BOOT",
-    "SYS_CHROOT", "SYS_MODULE", "SYS_NICE", "SYS_PACCT", "SYS_PTRACE", "SYS_RAWIO", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "WAKE_ALARM",
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
 ];
 
 /// Names of the sets, without `CAP_`.
@@ -39,7 +86,10 @@ pub struct Sets {
 /// [`Error::Invalid`] for a name that Linux does not have.
 pub fn sets(security: &Security) -> Result<Sets> {
     if security.privileged {
-        return Ok(Sets { bounding: ALL.into(), ambient: BTreeSet::new() });
+        return Ok(Sets {
+            bounding: ALL.into(),
+            ambient: BTreeSet::new(),
+        });
     }
     let add = names("add_capabilities", &security.add_capabilities)?;
     let drop = names("drop_capabilities", &security.drop_capabilities)?;
@@ -53,8 +103,15 @@ pub fn sets(security: &Security) -> Result<Sets> {
     }
     bounding.extend(add.named.iter().chain(&ambient.named));
     bounding.retain(|c| !drop.named.contains(c));
-    let ambient = if ambient.all { bounding.clone() } else { ambient.named };
-    Ok(Sets { ambient: ambient.intersection(&bounding).copied().collect(), bounding })
+    let ambient = if ambient.all {
+        bounding.clone()
+    } else {
+        ambient.named
+    };
+    Ok(Sets {
+        ambient: ambient.intersection(&bounding).copied().collect(),
+        bounding,
+    })
 }
 
 struct Names {
@@ -63,7 +120,10 @@ struct Names {
 }
 
 fn names(field: &str, given: &[String]) -> Result<Names> {
-    let mut names = Names { all: false, named: BTreeSet::new() };
+    let mut names = Names {
+        all: false,
+        named: BTreeSet::new(),
+    };
     for name in given {
         let upper = name.to_ascii_uppercase();
         let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
@@ -98,7 +158,10 @@ mod tests {
         assert_eq!(combine(&["net_admin"], &["ALL"]), ["NET_ADMIN"].into());
         assert_eq!(combine(&["ALL"], &["CAP_SYS_ADMIN"]).len(), ALL.len() - 1);
         assert!(!combine(&[], &["CHOWN"]).contains("CHOWN"));
-        let bad = Security { drop_capabilities: vec!["FLY".into()], ..Security::default() };
+        let bad = Security {
+            drop_capabilities: vec!["FLY".into()],
+            ..Security::default()
+        };
         assert!(matches!(sets(&bad), Err(Error::Invalid { .. })));
     }
 }

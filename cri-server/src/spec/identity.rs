@@ -68,9 +68,19 @@ pub fn resolve(security: &Security, image_user: &str, databases: &Databases) -> 
     groups.retain(|g| seen.insert(*g));
     let home = if entry.home.is_empty() { "/" } else { entry.home };
     if home.contains(['\n', '\r', '\0', ':']) {
-        return Err(Error::invalid("image /etc/passwd", "the user's home directory has a forbidden character"));
+        return Err(Error::invalid(
+            "image /etc/passwd",
+            "the user's home directory has a forbidden character",
+        ));
     }
-    Ok(Resolved { identity: Identity { uid: entry.uid, gid, groups }, home: home.to_owned() })
+    Ok(Resolved {
+        identity: Identity {
+            uid: entry.uid,
+            gid,
+            groups,
+        },
+        home: home.to_owned(),
+    })
 }
 
 fn find_user<'a>(text: &'a str, databases: &'a Databases) -> Result<User<'a>> {
@@ -82,8 +92,18 @@ fn find_user<'a>(text: &'a str, databases: &'a Databases) -> Result<User<'a>> {
     };
     match (users(&databases.passwd).find(wanted), number) {
         (Some(user), _) => Ok(user),
-        (None, Some(uid)) => Ok(User { name: "", uid, gid: 0, home: "" }),
-        (None, None) if text.is_empty() => Ok(User { name: "", uid: 0, gid: 0, home: "" }),
+        (None, Some(uid)) => Ok(User {
+            name: "",
+            uid,
+            gid: 0,
+            home: "",
+        }),
+        (None, None) if text.is_empty() => Ok(User {
+            name: "",
+            uid: 0,
+            gid: 0,
+            home: "",
+        }),
         (None, None) => Err(Error::invalid(
             "user",
             format!("{text:?} is not in the image's /etc/passwd; use a number or a user that the image has"),
@@ -95,12 +115,17 @@ fn find_group(text: &str, databases: &Databases) -> Result<u32> {
     if let Some(gid) = number("group", text)? {
         return Ok(gid);
     }
-    groups(&databases.group).find(|(name, _, _)| *name == text).map(|(_, gid, _)| gid).ok_or_else(|| {
-        Error::invalid(
-            "group",
-            format!("{text:?} is not in the image's /etc/group; use a number or a group that the image has"),
-        )
-    })
+    groups(&databases.group)
+        .find(|(name, _, _)| *name == text)
+        .map(|(_, gid, _)| gid)
+        .ok_or_else(|| {
+            Error::invalid(
+                "group",
+                format!(
+                    "{text:?} is not in the image's /etc/group; use a number or a group that the image has"
+                ),
+            )
+        })
 }
 
 /// `Some` for a string that must be taken as a number, whatever names the image defines.
@@ -109,10 +134,17 @@ fn number(field: &str, text: &str) -> Result<Option<u32>> {
     if !looks_numeric {
         return Ok(None);
     }
-    let value = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let value = text
+        .bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse::<u64>().ok())
+        .flatten();
     match value {
         Some(id) if id <= MAX_ID => Ok(Some(u32::try_from(id).unwrap_or(u32::MAX))),
-        _ => Err(Error::invalid(field, format!("{text:?} is not a number from 0 to {MAX_ID}"))),
+        _ => Err(Error::invalid(
+            field,
+            format!("{text:?} is not a number from 0 to {MAX_ID}"),
+        )),
     }
 }
 
@@ -145,7 +177,9 @@ fn groups(group: &[u8]) -> impl Iterator<Item = (&str, u32, &str)> {
 }
 
 fn memberships<'a>(user: &'a str, group: &'a [u8]) -> impl Iterator<Item = u32> + 'a {
-    groups(group).filter(move |(_, _, members)| members.split(',').any(|m| m == user)).map(|(_, gid, _)| gid)
+    groups(group)
+        .filter(move |(_, _, members)| members.split(',').any(|m| m == user))
+        .map(|(_, gid, _)| gid)
 }
 
 #[cfg(test)]
@@ -154,7 +188,8 @@ mod tests {
 
     fn databases() -> Databases {
         Databases {
-            passwd: b"root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/sh\n1000:x:5:5::/:\n".to_vec(),
+            passwd: b"root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/sh\n1000:x:5:5::/:\n"
+                .to_vec(),
             group: b"root:x:0:\nwww-data:x:33:\nextra:x:50000:www-data,root\n".to_vec(),
         }
     }
@@ -165,7 +200,11 @@ mod tests {
 
     #[test]
     fn the_image_user_in_all_its_forms() {
-        let ids = |user| image(user).map(|r| (r.identity.uid, r.identity.gid, r.identity.groups)).unwrap();
+        let ids = |user| {
+            image(user)
+                .map(|r| (r.identity.uid, r.identity.gid, r.identity.groups))
+                .unwrap()
+        };
         assert_eq!(ids(""), (0, 0, vec![0, 50000]));
         assert_eq!(ids("www-data"), (33, 33, vec![33, 50000]));
         assert_eq!(ids("33:root"), (33, 0, vec![0, 50000]));
@@ -180,8 +219,17 @@ mod tests {
     #[test]
     fn numbers_never_become_names_and_never_wrap() {
         for bad in [
-            "2147483648", "4294967295", "4294967296", "18446744073709551616", "-1", "+0", " 0", "0x0",
-            "1:99999999999", "nobody-here", "root:nogroup",
+            "2147483648",
+            "4294967295",
+            "4294967296",
+            "18446744073709551616",
+            "-1",
+            "+0",
+            " 0",
+            "0x0",
+            "1:99999999999",
+            "nobody-here",
+            "root:nogroup",
         ] {
             assert!(matches!(image(bad), Err(Error::Invalid { .. })), "{bad:?}");
         }
@@ -195,7 +243,10 @@ mod tests {
             ..Security::default()
         };
         let merged = resolve(&security, "root:root", &databases()).unwrap().identity;
-        assert_eq!((merged.uid, merged.gid, merged.groups), (33, 33, vec![33, 50000, 7]));
+        assert_eq!(
+            (merged.uid, merged.gid, merged.groups),
+            (33, 33, vec![33, 50000, 7])
+        );
         security.groups_policy = GroupsPolicy::Strict;
         security.group = Some(9);
         let strict = resolve(&security, "", &databases()).unwrap().identity;
@@ -206,7 +257,10 @@ mod tests {
     fn a_hostile_database_is_harmless() {
         let mut passwd = vec![b'a'; MAX_LINE + 1];
         passwd.extend(b"\n\xff\xfe:x:1:1::/:\nevil:x:8:8::/ho\rme:\nroot:x:0:0::/root:\n");
-        let databases = Databases { passwd, group: Vec::new() };
+        let databases = Databases {
+            passwd,
+            group: Vec::new(),
+        };
         let home = |user| resolve(&Security::default(), user, &databases).map(|r| r.home);
         assert_eq!(home("0").unwrap(), "/root");
         assert!(home("evil").is_err());

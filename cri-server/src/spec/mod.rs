@@ -18,9 +18,7 @@ mod resources;
 use std::path::{Path, PathBuf};
 
 use image::config::ProcessDefaults;
-use oci_spec::runtime::{
-    Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Process, Root, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Process, Root, Spec};
 
 use crate::Result;
 use crate::container::{ContainerConfig, Identity};
@@ -33,12 +31,28 @@ pub use resources::limits;
 /// Paths hidden from a container whose request lists none. (kubelet always lists them, except for an
 /// unmasked /proc, which Kubernetes grants only to pods with a user namespace of their own.)
 const MASKED: [&str; 13] = [
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
-    "/sys/firmware", "/sys/fs/selinux",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
 ];
 /// Paths that are read-only in a container whose request lists none.
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Everything that the specification of a container is made of.
 pub struct Ingredients<'a> {
@@ -70,7 +84,9 @@ pub struct PodFiles {
 impl PodFiles {
     /// Those of a pod below the daemon's state directory.
     pub fn new(state_dir: &Path, pod: &crate::ids::PodId) -> Self {
-        Self { directory: state_dir.join("sandboxes").join(pod.as_str()) }
+        Self {
+            directory: state_dir.join("sandboxes").join(pod.as_str()),
+        }
     }
 
     /// `/etc/hostname`.
@@ -125,7 +141,8 @@ pub fn build(ingredients: &Ingredients<'_>) -> Result<ContainerSpec> {
     process::fill(&mut process, ingredients, &resolved.identity, &args, &env)?;
 
     let mut root = Root::default();
-    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(config.security.readonly_rootfs));
+    root.set_path(PathBuf::from("rootfs"))
+        .set_readonly(Some(config.security.readonly_rootfs));
     let mut spec = Spec::default();
     // The pod has the hostname: it belongs to a namespace that the supervisor has made.
     spec.set_version("1.2.1".to_owned())
@@ -135,7 +152,12 @@ pub fn build(ingredients: &Ingredients<'_>) -> Result<ContainerSpec> {
         .set_mounts(Some(mounts::build(ingredients)?))
         .set_annotations(Some(annotations(ingredients)))
         .set_linux(Some(linux(ingredients)?));
-    Ok(ContainerSpec { spec, identity: resolved.identity, args, env })
+    Ok(ContainerSpec {
+        spec,
+        identity: resolved.identity,
+        args,
+        env,
+    })
 }
 
 fn linux(ingredients: &Ingredients<'_>) -> Result<Linux> {
@@ -185,7 +207,10 @@ fn namespaces(ingredients: &Ingredients<'_>) -> Vec<LinuxNamespace> {
             all.push(namespace(LinuxNamespaceType::Pid, None));
         }
         (_, Some(pid)) => {
-            all.push(namespace(LinuxNamespaceType::Pid, Some(format!("/proc/{pid}/ns/pid"))));
+            all.push(namespace(
+                LinuxNamespaceType::Pid,
+                Some(format!("/proc/{pid}/ns/pid")),
+            ));
         }
     }
     all

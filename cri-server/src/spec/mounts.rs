@@ -41,14 +41,37 @@ fn defaults(ingredients: &Ingredients<'_>) -> Vec<Mount> {
         NamespaceMode::Node => PathBuf::from("/dev/shm"),
         _ => ingredients.files.shm(),
     };
-    let etc_access = if ingredients.config.security.readonly_rootfs { "ro" } else { "rw" };
+    let etc_access = if ingredients.config.security.readonly_rootfs {
+        "ro"
+    } else {
+        "rw"
+    };
     let mut all = vec![
         kernel("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-        kernel("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        kernel("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        kernel(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        kernel(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
         kernel("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         kernel("/sys", "sysfs", &["nosuid", "noexec", "nodev", sysfs_access]),
-        kernel("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sysfs_access]),
+        kernel(
+            "/sys/fs/cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", sysfs_access],
+        ),
         bind(&shm, "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]),
     ];
     // kubelet brings its own /etc/hosts as a volume; ours serves those who run containers by hand.
@@ -65,13 +88,22 @@ fn defaults(ingredients: &Ingredients<'_>) -> Vec<Mount> {
 fn volume(mount: &crate::container::Mount) -> Result<Mount> {
     let target = Path::new(&mount.container_path);
     if mount.container_path.is_empty() || mount.container_path.contains('\0') {
-        return Err(Error::invalid("mounts.container_path", "is empty or contains a NUL byte"));
+        return Err(Error::invalid(
+            "mounts.container_path",
+            "is empty or contains a NUL byte",
+        ));
     }
     if target.components().any(|c| c == Component::ParentDir) {
-        return Err(Error::invalid("mounts.container_path", format!("{target:?} contains \"..\"; give a plain path")));
+        return Err(Error::invalid(
+            "mounts.container_path",
+            format!("{target:?} contains \"..\"; give a plain path"),
+        ));
     }
     if !mount.host_path.starts_with('/') {
-        return Err(Error::invalid("mounts.host_path", format!("{:?} is not an absolute path", mount.host_path)));
+        return Err(Error::invalid(
+            "mounts.host_path",
+            format!("{:?} is not an absolute path", mount.host_path),
+        ));
     }
     let access = if mount.readonly { "ro" } else { "rw" };
     let propagation = match mount.propagation {
@@ -93,7 +125,12 @@ fn volume(mount: &crate::container::Mount) -> Result<Mount> {
 }
 
 fn absolute(target: &Path) -> String {
-    Path::new("/").join(target).components().collect::<PathBuf>().to_string_lossy().into_owned()
+    Path::new("/")
+        .join(target)
+        .components()
+        .collect::<PathBuf>()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn kernel(target: &str, kind: &str, options: &[&str]) -> Mount {
@@ -128,13 +165,22 @@ mod tests {
 
     #[test]
     fn a_volume_names_plain_places() {
-        assert_eq!(volume(&on("data//x/")).unwrap().destination(), Path::new("/data/x"));
+        assert_eq!(
+            volume(&on("data//x/")).unwrap().destination(),
+            Path::new("/data/x")
+        );
         for bad in ["", "/a/../../etc", "/a\0b"] {
             assert!(volume(&on(bad)).is_err(), "{bad:?}");
         }
-        let relative = crate::container::Mount { host_path: "etc".into(), ..on("/x") };
+        let relative = crate::container::Mount {
+            host_path: "etc".into(),
+            ..on("/x")
+        };
         assert!(volume(&relative).is_err());
-        let contradiction = crate::container::Mount { recursive_read_only: true, ..on("/x") };
+        let contradiction = crate::container::Mount {
+            recursive_read_only: true,
+            ..on("/x")
+        };
         assert!(volume(&contradiction).is_err());
     }
 }

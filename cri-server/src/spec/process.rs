@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
+    Capabilities, Capability, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
+    User,
 };
 
 use image::config::ProcessDefaults;
@@ -50,7 +51,10 @@ pub(super) fn environment(
     all.extend(image.env.iter().map(|e| e.clone().into_bytes()));
     for (name, value) in &config.env {
         if name.is_empty() || name.contains('=') {
-            return Err(Error::invalid("envs.key", format!("{name:?} is not a variable's name")));
+            return Err(Error::invalid(
+                "envs.key",
+                format!("{name:?} is not a variable's name"),
+            ));
         }
         all.push([name.as_bytes(), b"=", value].concat());
     }
@@ -81,7 +85,10 @@ fn last_of_each(all: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 
 fn refuse_nul(field: &str, values: &[Vec<u8>]) -> Result<()> {
     match values.iter().any(|v| v.contains(&0)) {
-        true => Err(Error::invalid(field, "a value contains a NUL byte, which no process can receive")),
+        true => Err(Error::invalid(
+            field,
+            "a value contains a NUL byte, which no process can receive",
+        )),
         false => Ok(()),
     }
 }
@@ -96,7 +103,9 @@ pub(super) fn fill(
     let config = ingredients.config;
     let security = &config.security;
     let mut user = User::default();
-    user.set_uid(identity.uid).set_gid(identity.gid).set_additional_gids(Some(identity.groups.clone()));
+    user.set_uid(identity.uid)
+        .set_gid(identity.gid)
+        .set_additional_gids(Some(identity.groups.clone()));
     let adjust = i32::try_from(config.resources.oom_score_adj)
         .ok()
         .filter(|adjust| (-1000..=1000).contains(adjust))
@@ -107,7 +116,10 @@ pub(super) fn fill(
         .set_args(Some(text(args)))
         .set_env(Some(text(env)))
         .set_cwd(working_dir(config, ingredients.image)?)
-        .set_capabilities(Some(capability_sets(&capabilities::sets(security)?, identity.uid == 0)))
+        .set_capabilities(Some(capability_sets(
+            &capabilities::sets(security)?,
+            identity.uid == 0,
+        )))
         .set_no_new_privileges(Some(security.no_new_privs))
         .set_oom_score_adj(Some(adjust))
         .set_rlimits(Some(vec![open_files()?]));
@@ -123,7 +135,11 @@ fn working_dir(config: &ContainerConfig, image: &ProcessDefaults) -> Result<Path
         return Err(Error::invalid("working_dir", "contains a NUL byte"));
     }
     // An image may say `WORKDIR app`: from the root, as everywhere.
-    Ok(if path.starts_with('/') { PathBuf::from(path) } else { PathBuf::from("/").join(path) })
+    Ok(if path.starts_with('/') {
+        PathBuf::from(path)
+    } else {
+        PathBuf::from("/").join(path)
+    })
 }
 
 /// Soft 1024, because select(2) breaks beyond it; hard as high as programs ask for.
@@ -138,15 +154,26 @@ fn open_files() -> Result<PosixRlimit> {
 
 fn capability_sets(sets: &capabilities::Sets, root: bool) -> LinuxCapabilities {
     let known = |names: &std::collections::BTreeSet<&'static str>| -> Capabilities {
-        names.iter().filter_map(|n| n.parse::<Capability>().ok()).collect()
+        names
+            .iter()
+            .filter_map(|n| n.parse::<Capability>().ok())
+            .collect()
     };
     // A user other than root has nothing in effect but what is ambient.
-    let effective = if root { known(&sets.bounding) } else { known(&sets.ambient) };
+    let effective = if root {
+        known(&sets.bounding)
+    } else {
+        known(&sets.ambient)
+    };
     let mut all = LinuxCapabilities::default();
     all.set_bounding(Some(known(&sets.bounding)))
         .set_effective(Some(effective.clone()))
         .set_permitted(Some(effective))
-        .set_inheritable(Some(if sets.ambient.is_empty() { HashSet::new() } else { known(&sets.ambient) }))
+        .set_inheritable(Some(if sets.ambient.is_empty() {
+            HashSet::new()
+        } else {
+            known(&sets.ambient)
+        }))
         .set_ambient(Some(known(&sets.ambient)));
     all
 }
@@ -168,7 +195,10 @@ pub fn exec(record: &ContainerRecord, command: &[String], tty: bool) -> Result<(
 
 /// The specification holds text; bytes that are none are shown with replacement characters.
 fn text(values: &[Vec<u8>]) -> Vec<String> {
-    values.iter().map(|v| String::from_utf8_lossy(v).into_owned()).collect()
+    values
+        .iter()
+        .map(|v| String::from_utf8_lossy(v).into_owned())
+        .collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxHugepageLimit, LinuxMemory, LinuxResources,
+    LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxHugepageLimit, LinuxMemory,
+    LinuxResources,
 };
 
 use crate::container::{ContainerConfig, Device, Resources};
@@ -33,7 +34,10 @@ pub fn limits(resources: &Resources) -> Result<LinuxResources> {
     if resources.cpu_quota > 0 && resources.cpu_quota < 1_000 {
         return Err(field("cpu_quota", "must be at least 1000 µs, or -1 for no limit"));
     }
-    for (name, list) in [("cpuset_cpus", &resources.cpuset_cpus), ("cpuset_mems", &resources.cpuset_mems)] {
+    for (name, list) in [
+        ("cpuset_cpus", &resources.cpuset_cpus),
+        ("cpuset_mems", &resources.cpuset_mems),
+    ] {
         if !is_set(list) {
             return Err(field(name, "is not a list such as 0-3,8 of numbers below 8192"));
         }
@@ -48,7 +52,10 @@ pub fn limits(resources: &Resources) -> Result<LinuxResources> {
         0 => Ok(None),
         -1 => Ok(Some(-1)),
         bytes if bytes >= LEAST_MEMORY => Ok(Some(bytes)),
-        bytes if bytes > 0 => Err(field(name, "is less than any process needs; give at least 65536 bytes")),
+        bytes if bytes > 0 => Err(field(
+            name,
+            "is less than any process needs; give at least 65536 bytes",
+        )),
         _ => Err(field(name, "must be a number of bytes, or -1 for no limit")),
     };
     let mut memory = LinuxMemory::default();
@@ -60,7 +67,9 @@ pub fn limits(resources: &Resources) -> Result<LinuxResources> {
     if !resources.hugepages.is_empty() {
         let pages = resources.hugepages.iter().map(|(size, bytes)| {
             let mut limit = LinuxHugepageLimit::default();
-            limit.set_page_size(size.clone()).set_limit(i64::try_from(*bytes).unwrap_or(i64::MAX));
+            limit
+                .set_page_size(size.clone())
+                .set_limit(i64::try_from(*bytes).unwrap_or(i64::MAX));
             limit
         });
         all.set_hugepage_limits(Some(pages.collect()));
@@ -77,7 +86,9 @@ fn is_set(list: &str) -> bool {
     let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n < MOST_CPUS);
     list.is_empty()
         || list.split(',').all(|part| match part.split_once('-') {
-            Some((low, high)) => matches!((number(low), number(high)), (Some(low), Some(high)) if low <= high),
+            Some((low, high)) => {
+                matches!((number(low), number(high)), (Some(low), Some(high)) if low <= high)
+            }
             None => number(part).is_some(),
         })
 }
@@ -88,7 +99,13 @@ pub(super) fn devices(
     mut resources: LinuxResources,
 ) -> Result<(Vec<LinuxDevice>, LinuxResources)> {
     let mut nodes = Vec::new();
-    let mut rules = vec![rule(config.security.privileged, LinuxDeviceType::A, None, None, "rwm")];
+    let mut rules = vec![rule(
+        config.security.privileged,
+        LinuxDeviceType::A,
+        None,
+        None,
+        "rwm",
+    )];
     if config.security.privileged {
         nodes = host_devices();
     } else {
@@ -103,14 +120,26 @@ pub(super) fn devices(
     }
     for device in &config.devices {
         let node = node(device)?;
-        rules.push(rule(true, node.typ(), Some(node.major()), Some(node.minor()), &access(device)?));
+        rules.push(rule(
+            true,
+            node.typ(),
+            Some(node.major()),
+            Some(node.minor()),
+            &access(device)?,
+        ));
         nodes.push(node);
     }
     resources.set_devices(Some(rules));
     Ok((nodes, resources))
 }
 
-fn rule(allow: bool, typ: LinuxDeviceType, major: Option<i64>, minor: Option<i64>, access: &str) -> LinuxDeviceCgroup {
+fn rule(
+    allow: bool,
+    typ: LinuxDeviceType,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
     let mut rule = LinuxDeviceCgroup::default();
     rule.set_allow(allow)
         .set_typ(Some(typ))
@@ -121,10 +150,17 @@ fn rule(allow: bool, typ: LinuxDeviceType, major: Option<i64>, minor: Option<i64
 }
 
 fn access(device: &Device) -> Result<String> {
-    let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
+    let access = if device.permissions.is_empty() {
+        "rwm"
+    } else {
+        &device.permissions
+    };
     match access.bytes().all(|b| b"rwm".contains(&b)) {
         true => Ok(access.to_owned()),
-        false => Err(Error::invalid("devices.permissions", format!("{access:?} may only have r, w and m"))),
+        false => Err(Error::invalid(
+            "devices.permissions",
+            format!("{access:?} may only have r, w and m"),
+        )),
     }
 }
 
@@ -132,7 +168,11 @@ fn node(device: &Device) -> Result<LinuxDevice> {
     let refuse = |problem: String| Error::invalid("devices.host_path", problem);
     let metadata = std::fs::metadata(&device.host_path)
         .map_err(|error| refuse(format!("{:?}: {error}", device.host_path)))?;
-    let target = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
+    let target = if device.container_path.is_empty() {
+        &device.host_path
+    } else {
+        &device.container_path
+    };
     describe(Path::new(target), &metadata)
         .ok_or_else(|| refuse(format!("{:?} is not a device", device.host_path)))
 }
@@ -144,7 +184,10 @@ fn describe(target: &Path, metadata: &std::fs::Metadata) -> Option<LinuxDevice> 
         () if kind.is_block_device() => LinuxDeviceType::B,
         () => return None,
     };
-    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    let (major, minor) = (
+        rustix::fs::major(metadata.rdev()),
+        rustix::fs::minor(metadata.rdev()),
+    );
     let mut device = LinuxDevice::default();
     device
         .set_path(target.to_owned())
@@ -163,7 +206,9 @@ fn host_devices() -> Vec<LinuxDevice> {
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::from("/dev")];
     while let Some(directory) = directories.pop() {
-        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            continue;
+        };
         for entry in entries.flatten() {
             let path = entry.path();
             let top = directory == Path::new("/dev");
@@ -188,13 +233,55 @@ mod tests {
     #[test]
     fn absurd_limits_are_refused_by_name() {
         for (resources, name) in [
-            (Resources { cpu_shares: -1, ..Resources::default() }, "cpu_shares"),
-            (Resources { memory_limit: -5, ..Resources::default() }, "memory_limit_in_bytes"),
-            (Resources { memory_limit: 1, ..Resources::default() }, "memory_limit_in_bytes"),
-            (Resources { cpu_period: i64::MAX, ..Resources::default() }, "cpu_period"),
-            (Resources { cpu_quota: 10, ..Resources::default() }, "cpu_quota"),
-            (Resources { cpuset_cpus: "0-2147483647".into(), ..Resources::default() }, "cpuset_cpus"),
-            (Resources { cpuset_mems: "3-1".into(), ..Resources::default() }, "cpuset_mems"),
+            (
+                Resources {
+                    cpu_shares: -1,
+                    ..Resources::default()
+                },
+                "cpu_shares",
+            ),
+            (
+                Resources {
+                    memory_limit: -5,
+                    ..Resources::default()
+                },
+                "memory_limit_in_bytes",
+            ),
+            (
+                Resources {
+                    memory_limit: 1,
+                    ..Resources::default()
+                },
+                "memory_limit_in_bytes",
+            ),
+            (
+                Resources {
+                    cpu_period: i64::MAX,
+                    ..Resources::default()
+                },
+                "cpu_period",
+            ),
+            (
+                Resources {
+                    cpu_quota: 10,
+                    ..Resources::default()
+                },
+                "cpu_quota",
+            ),
+            (
+                Resources {
+                    cpuset_cpus: "0-2147483647".into(),
+                    ..Resources::default()
+                },
+                "cpuset_cpus",
+            ),
+            (
+                Resources {
+                    cpuset_mems: "3-1".into(),
+                    ..Resources::default()
+                },
+                "cpuset_mems",
+            ),
         ] {
             assert!(limits(&resources).unwrap_err().to_string().contains(name));
         }
@@ -217,7 +304,11 @@ mod tests {
         let rules = resources.devices().clone().unwrap();
         assert!(!rules[0].allow() && rules[0].major().is_none());
         assert_eq!(rules.last().unwrap().access().as_deref(), Some("rw"));
-        let no_device = Device { host_path: "/etc".into(), container_path: String::new(), permissions: String::new() };
+        let no_device = Device {
+            host_path: "/etc".into(),
+            container_path: String::new(),
+            permissions: String::new(),
+        };
         assert!(node(&no_device).is_err());
     }
 }

@@ -8,7 +8,9 @@ const VERSION: u8 = 1;
 pub(super) fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     // Writing into a vector cannot fail, and none of our types has an encoder that refuses a value.
-    let Ok(()) = minicbor::encode(value, &mut bytes) else { unreachable!("a record refused to be encoded") };
+    let Ok(()) = minicbor::encode(value, &mut bytes) else {
+        unreachable!("a record refused to be encoded")
+    };
     bytes
 }
 
@@ -42,7 +44,10 @@ pub mod strings {
     /// # Errors
     /// When the input is something else.
     pub fn decode<'b, C>(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Vec<Vec<u8>>, minicbor::decode::Error> {
-        Ok(Vec::<ByteVec>::decode(d, ctx)?.into_iter().map(Vec::from).collect())
+        Ok(Vec::<ByteVec>::decode(d, ctx)?
+            .into_iter()
+            .map(Vec::from)
+            .collect())
     }
 }
 
@@ -60,7 +65,10 @@ pub mod environment {
         e: &mut Encoder<W>,
         ctx: &mut C,
     ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        let list: Vec<_> = list.iter().map(|(k, v)| (k.as_str(), ByteVec::from(v.clone()))).collect();
+        let list: Vec<_> = list
+            .iter()
+            .map(|(k, v)| (k.as_str(), ByteVec::from(v.clone())))
+            .collect();
         list.encode(e, ctx)
     }
 
@@ -68,7 +76,10 @@ pub mod environment {
     ///
     /// # Errors
     /// When the input is something else.
-    pub fn decode<'b, C>(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Vec<(String, Vec<u8>)>, minicbor::decode::Error> {
+    pub fn decode<'b, C>(
+        d: &mut Decoder<'b>,
+        ctx: &mut C,
+    ) -> Result<Vec<(String, Vec<u8>)>, minicbor::decode::Error> {
         let list = Vec::<(String, ByteVec)>::decode(d, ctx)?;
         Ok(list.into_iter().map(|(k, v)| (k, Vec::from(v))).collect())
     }
@@ -89,7 +100,10 @@ pub mod addresses {
         e: &mut Encoder<W>,
         ctx: &mut C,
     ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        list.iter().map(IpAddr::to_string).collect::<Vec<_>>().encode(e, ctx)
+        list.iter()
+            .map(IpAddr::to_string)
+            .collect::<Vec<_>>()
+            .encode(e, ctx)
     }
 
     /// Reads the list.
@@ -99,7 +113,10 @@ pub mod addresses {
     pub fn decode<'b, C>(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Vec<IpAddr>, minicbor::decode::Error> {
         Vec::<String>::decode(d, ctx)?
             .iter()
-            .map(|text| text.parse().map_err(|_| minicbor::decode::Error::message("not an address")))
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| minicbor::decode::Error::message("not an address"))
+            })
             .collect()
     }
 }

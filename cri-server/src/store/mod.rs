@@ -146,7 +146,11 @@ impl Store {
             encode(&PodPhase::Intent),
             encode(&PodNetwork::default()),
         );
-        self.execute("INSERT INTO pods (id, name, record, phase, network) VALUES (?, ?, ?, ?, ?)", row).await
+        self.execute(
+            "INSERT INTO pods (id, name, record, phase, network) VALUES (?, ?, ?, ?, ?)",
+            row,
+        )
+        .await
     }
 
     /// Records that namespaces and network stand.
@@ -155,7 +159,8 @@ impl Store {
     /// What SQLite answers.
     pub async fn pod_ready(&self, id: &PodId, network: &PodNetwork) -> Result<()> {
         let row = (encode(&PodPhase::Ready), encode(network), id.to_string());
-        self.execute("UPDATE pods SET phase = ?, network = ? WHERE id = ?", row).await
+        self.execute("UPDATE pods SET phase = ?, network = ? WHERE id = ?", row)
+            .await
     }
 
     /// Records another phase of a pod.
@@ -163,7 +168,11 @@ impl Store {
     /// # Errors
     /// What SQLite answers.
     pub async fn pod_phase(&self, id: &PodId, phase: PodPhase) -> Result<()> {
-        self.execute("UPDATE pods SET phase = ? WHERE id = ?", (encode(&phase), id.to_string())).await
+        self.execute(
+            "UPDATE pods SET phase = ? WHERE id = ?",
+            (encode(&phase), id.to_string()),
+        )
+        .await
     }
 
     /// Forgets a pod.
@@ -171,7 +180,8 @@ impl Store {
     /// # Errors
     /// What SQLite answers.
     pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
-        self.execute("DELETE FROM pods WHERE id = ?", (id.to_string(),)).await
+        self.execute("DELETE FROM pods WHERE id = ?", (id.to_string(),))
+            .await
     }
 
     /// Records a container that has just been made.
@@ -186,7 +196,11 @@ impl Store {
             encode(container),
             encode(&ContainerState::Created),
         );
-        self.execute("INSERT INTO containers (id, pod, name, record, state) VALUES (?, ?, ?, ?, ?)", row).await
+        self.execute(
+            "INSERT INTO containers (id, pod, name, record, state) VALUES (?, ?, ?, ?, ?)",
+            row,
+        )
+        .await
     }
 
     /// Records a container's new state.
@@ -194,7 +208,11 @@ impl Store {
     /// # Errors
     /// What SQLite answers.
     pub async fn container_state(&self, id: &ContainerId, state: &ContainerState) -> Result<()> {
-        self.execute("UPDATE containers SET state = ? WHERE id = ?", (encode(state), id.to_string())).await
+        self.execute(
+            "UPDATE containers SET state = ? WHERE id = ?",
+            (encode(state), id.to_string()),
+        )
+        .await
     }
 
     /// Forgets a container.
@@ -202,7 +220,8 @@ impl Store {
     /// # Errors
     /// What SQLite answers.
     pub async fn remove_container(&self, id: &ContainerId) -> Result<()> {
-        self.execute("DELETE FROM containers WHERE id = ?", (id.to_string(),)).await
+        self.execute("DELETE FROM containers WHERE id = ?", (id.to_string(),))
+            .await
     }
 
     async fn execute(&self, sql: &'static str, row: impl rusqlite::Params + Send + 'static) -> Result<()> {
@@ -215,15 +234,28 @@ impl Store {
 fn pod_row(row: &Row<'_>) -> rusqlite::Result<std::result::Result<StoredPod, String>> {
     let id: String = row.get(0)?;
     let blobs: [Vec<u8>; 3] = [row.get(1)?, row.get(2)?, row.get(3)?];
-    let read = || Some(StoredPod { record: decode(&blobs[0])?, phase: decode(&blobs[1])?, network: decode(&blobs[2])? });
+    let read = || {
+        Some(StoredPod {
+            record: decode(&blobs[0])?,
+            phase: decode(&blobs[1])?,
+            network: decode(&blobs[2])?,
+        })
+    };
     Ok(read().filter(|pod| pod.record.id.as_str() == id).ok_or(id))
 }
 
 fn container_row(row: &Row<'_>) -> rusqlite::Result<std::result::Result<StoredContainer, String>> {
     let id: String = row.get(0)?;
     let blobs: [Vec<u8>; 2] = [row.get(1)?, row.get(2)?];
-    let read = || Some(StoredContainer { record: decode(&blobs[0])?, state: decode(&blobs[1])? });
-    Ok(read().filter(|container| container.record.id.as_str() == id).ok_or(id))
+    let read = || {
+        Some(StoredContainer {
+            record: decode(&blobs[0])?,
+            state: decode(&blobs[1])?,
+        })
+    };
+    Ok(read()
+        .filter(|container| container.record.id.as_str() == id)
+        .ok_or(id))
 }
 
 #[cfg(test)]

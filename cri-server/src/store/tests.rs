@@ -6,7 +6,12 @@ fn pod() -> PodRecord {
     PodRecord {
         id: PodId::generate().unwrap(),
         config: PodConfig {
-            name: PodName { namespace: "ns".into(), name: "p".into(), uid: "u".into(), attempt: 2 },
+            name: PodName {
+                namespace: "ns".into(),
+                name: "p".into(),
+                uid: "u".into(),
+                attempt: 2,
+            },
             ..PodConfig::default()
         },
         created_at: 5,
@@ -19,7 +24,10 @@ fn container(pod: &PodRecord) -> ContainerRecord {
     ContainerRecord {
         id: ContainerId::generate().unwrap(),
         pod: pod.id.clone(),
-        config: ContainerConfig { env: vec![("K".into(), vec![0xff, 0])], ..ContainerConfig::default() },
+        config: ContainerConfig {
+            env: vec![("K".into(), vec![0xff, 0])],
+            ..ContainerConfig::default()
+        },
         created_at: 6,
         image_id: "sha256:0".into(),
         cgroup: "/x/y".into(),
@@ -36,10 +44,17 @@ fn container(pod: &PodRecord) -> ContainerRecord {
 async fn what_is_written_is_read_back_after_reopening() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pods.db");
-    let (pod, network) =
-        (pod(), PodNetwork { ips: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()], result: "{}".into() });
+    let (pod, network) = (
+        pod(),
+        PodNetwork {
+            ips: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            result: "{}".into(),
+        },
+    );
     let container = container(&pod);
-    let exited = ContainerState::Created.started(9, 7).exited(Exit::of_process(3, false), 8);
+    let exited = ContainerState::Created
+        .started(9, 7)
+        .exited(Exit::of_process(3, false), 8);
     {
         let store = Store::open(&path).unwrap();
         store.insert_pod(&pod).await.unwrap();
@@ -50,8 +65,21 @@ async fn what_is_written_is_read_back_after_reopening() {
     }
     let store = Store::open(&path).unwrap();
     let stored = store.load().await.unwrap();
-    assert_eq!(stored.pods, [StoredPod { record: pod.clone(), phase: PodPhase::Ready, network }]);
-    assert_eq!(stored.containers, [StoredContainer { record: container.clone(), state: exited }]);
+    assert_eq!(
+        stored.pods,
+        [StoredPod {
+            record: pod.clone(),
+            phase: PodPhase::Ready,
+            network
+        }]
+    );
+    assert_eq!(
+        stored.containers,
+        [StoredContainer {
+            record: container.clone(),
+            state: exited
+        }]
+    );
     store.remove_container(&container.id).await.unwrap();
     store.remove_pod(&pod.id).await.unwrap();
     assert!(store.load().await.unwrap().pods.is_empty());
@@ -62,11 +90,23 @@ async fn an_unreadable_row_hides_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pods.db");
     let store = Store::open(&path).unwrap();
-    let (good, bad) = (pod(), PodRecord { config: PodConfig::default(), ..pod() });
+    let (good, bad) = (
+        pod(),
+        PodRecord {
+            config: PodConfig::default(),
+            ..pod()
+        },
+    );
     store.insert_pod(&good).await.unwrap();
     store.insert_pod(&bad).await.unwrap();
     // as a later version of the blobs would look to this one
-    store.execute("UPDATE pods SET record = x'63' WHERE id = ?", (bad.id.to_string(),)).await.unwrap();
+    store
+        .execute(
+            "UPDATE pods SET record = x'63' WHERE id = ?",
+            (bad.id.to_string(),),
+        )
+        .await
+        .unwrap();
     let stored = store.load().await.unwrap();
     assert_eq!(stored.pods.len(), 1);
     assert_eq!(stored.unreadable, [bad.id.to_string()]);

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use runtime::client::{ClientError, Spawn, SupervisorBinary};
 use runtime::protocol::{
-    self, ContainerId, ExecId, ExecStdio, Exited, ExitStatus, Failure, Features, Hello, Listing, PodCreated,
+    self, ContainerId, ExecId, ExecStdio, ExitStatus, Exited, Failure, Features, Hello, Listing, PodCreated,
     ProtocolError, Refusal, Reply, Request, Signal, SignalScope, Started, Target,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -141,11 +141,20 @@ impl Supervisor {
 
     async fn greet(socket: protocol::Socket, pid: i32) -> Result<(Self, Notices)> {
         let (notices, receiver) = mpsc::unbounded_channel();
-        let shared =
-            Arc::new(Shared { connection: Connection::new(socket)?, pid, waiting: Mutex::default() });
+        let shared = Arc::new(Shared {
+            connection: Connection::new(socket)?,
+            pid,
+            waiting: Mutex::default(),
+        });
         tokio::spawn(read(shared.clone(), notices));
         let supervisor = Self { shared };
-        match supervisor.ask(Request::Hello(Hello { features: Features::OURS, events: true })).await? {
+        match supervisor
+            .ask(Request::Hello(Hello {
+                features: Features::OURS,
+                events: true,
+            }))
+            .await?
+        {
             Reply::Welcome(welcome) => {
                 tracing::debug!(pid, build = welcome.build, "supervisor connected");
                 Ok((supervisor, receiver))
@@ -182,7 +191,15 @@ impl Supervisor {
         log: Option<OwnedFd>,
         cgroup: Option<OwnedFd>,
     ) -> Result<Started> {
-        match self.call(Request::StartContainer { start, plan, log, cgroup }).await? {
+        match self
+            .call(Request::StartContainer {
+                start,
+                plan,
+                log,
+                cgroup,
+            })
+            .await?
+        {
             Reply::Started(started) => Ok(started),
             _ => Err(Error::Unexpected("StartContainer")),
         }
@@ -198,7 +215,12 @@ impl Supervisor {
         self.waiting().execs.insert(target.clone(), ended);
         let answer = self.call(Request::Exec { exec, plan, cgroup }).await;
         match answer {
-            Ok(Reply::ExecStarted { stdio, process }) => Ok(Exec { pid: process.pid, stdio, exit, target }),
+            Ok(Reply::ExecStarted { stdio, process }) => Ok(Exec {
+                pid: process.pid,
+                stdio,
+                exit,
+                target,
+            }),
             failed => {
                 self.waiting().execs.remove(&target);
                 Err(failed.err().unwrap_or(Error::Unexpected("Exec")))
@@ -211,7 +233,15 @@ impl Supervisor {
     /// # Errors
     /// [`Error::Refused`] when the process is unknown, else those of the connection.
     pub async fn signal(&self, target: Target, signal: i32, scope: SignalScope) -> Result<()> {
-        self.done(Request::Signal(Signal { target, signal, scope }), "Signal").await
+        self.done(
+            Request::Signal(Signal {
+                target,
+                signal,
+                scope,
+            }),
+            "Signal",
+        )
+        .await
     }
 
     /// Makes a container's log go on in another file.
@@ -219,7 +249,8 @@ impl Supervisor {
     /// # Errors
     /// [`Error::Refused`] when the container does not run, else those of the connection.
     pub async fn reopen_log(&self, container: ContainerId, log: OwnedFd) -> Result<()> {
-        self.done(Request::ReopenLog { container, log }, "ReopenLog").await
+        self.done(Request::ReopenLog { container, log }, "ReopenLog")
+            .await
     }
 
     /// All that it keeps.
@@ -258,7 +289,9 @@ impl Supervisor {
 
     /// A call that is answered at once by a supervisor that works.
     async fn ask(&self, request: Request) -> Result<Reply> {
-        tokio::time::timeout(ANSWER, self.call(request)).await.unwrap_or(Err(Error::Silent))
+        tokio::time::timeout(ANSWER, self.call(request))
+            .await
+            .unwrap_or(Err(Error::Silent))
     }
 
     async fn call(&self, request: Request) -> Result<Reply> {
@@ -276,7 +309,11 @@ impl Supervisor {
         };
         // Whoever stops waiting takes its place along, so that the table cannot grow.
         let _leave = Leave { supervisor: self, id };
-        self.shared.connection.send(&request.into_frame(id)).await.map_err(|_| Error::Gone)?;
+        self.shared
+            .connection
+            .send(&request.into_frame(id))
+            .await
+            .map_err(|_| Error::Gone)?;
         match answer.await.unwrap_or(Err(Error::Gone))? {
             Reply::Failed(failure) => Err(Error::Failed(failure)),
             Reply::Refused(refusal) => Err(Error::Refused(refusal)),
