@@ -1,8 +1,11 @@
 //! Limits: from the resources of an OCI runtime spec to writes to files.
 
+mod cpu;
+mod memory;
+
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxResources};
 use rustix::io::Errno;
 
 use super::devices::v1_writes;
@@ -165,167 +168,6 @@ impl Settings<'_> {
         Ok(())
     }
 
-    fn cpu(&mut self, cpu: &LinuxCpu, v2: bool) -> Result<(), CgroupError> {
-        let field = |name: &str| format!("linux.resources.cpu.{name}");
-        if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
-            let field = field("shares");
-            if v2 {
-                self.put("cpu", "cpu.weight", weight(shares).to_string(), &field)?;
-            } else {
-                self.put("cpu", "cpu.shares", shares.to_string(), &field)?;
-            }
-        }
-        let period = cpu.period().filter(|period| *period != 0);
-        let quota = cpu.quota().filter(|quota| *quota != 0);
-        if v2 && (period.is_some() || quota.is_some()) {
-            let quota = quota
-                .filter(|quota| *quota > 0)
-                .map_or("max".into(), |quota| quota.to_string());
-            self.put(
-                "cpu",
-                "cpu.max",
-                format!("{quota} {}", period.unwrap_or(100_000)),
-                &field("quota"),
-            )?;
-        } else {
-            if let Some(period) = period {
-                self.put("cpu", "cpu.cfs_period_us", period.to_string(), &field("period"))?;
-            }
-            if let Some(quota) = quota {
-                self.put(
-                    "cpu",
-                    "cpu.cfs_quota_us",
-                    quota.max(-1).to_string(),
-                    &field("quota"),
-                )?;
-            }
-        }
-        if let Some(burst) = cpu.burst() {
-            let file = if v2 { "cpu.max.burst" } else { "cpu.cfs_burst_us" };
-            self.put("cpu", file, burst.to_string(), &field("burst"))?;
-        }
-        if let Some(idle) = cpu.idle() {
-            self.put("cpu", "cpu.idle", idle.to_string(), &field("idle"))?;
-        }
-        for (name, list) in [("cpus", cpu.cpus()), ("mems", cpu.mems())] {
-            if let Some(list) = list.as_ref().filter(|list| !list.is_empty()) {
-                check_cpu_list(&field(name), list)?;
-                self.put("cpuset", format!("cpuset.{name}"), list.clone(), &field(name))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn memory(&mut self, memory: &LinuxMemory, v2: bool) -> Result<(), CgroupError> {
-        let field = |name: &str| format!("linux.resources.memory.{name}");
-        let limit = memory.limit().filter(|limit| *limit != 0);
-        let swap = memory.swap().filter(|swap| *swap != 0);
-        if let (Some(limit @ 1..), Some(swap @ 1..)) = (limit, swap)
-            && swap < limit
-        {
-            return Err(CgroupError::Limit {
-                field: field("swap"),
-                value: swap.to_string(),
-                reason: "is less than the memory limit, which it includes",
-            });
-        }
-        if v2 {
-            self.memory_v2(memory, limit, swap)?;
-        } else {
-            self.memory_v1(limit, swap)?;
-            if let Some(reservation) = memory.reservation().filter(|value| *value != 0) {
-                self.put(
-                    "memory",
-                    "memory.soft_limit_in_bytes",
-                    reservation.to_string(),
-                    &field("reservation"),
-                )?;
-            }
-            if let Some(swappiness) = memory.swappiness() {
-                self.put(
-                    "memory",
-                    "memory.swappiness",
-                    swappiness.to_string(),
-                    &field("swappiness"),
-                )?;
-            }
-        }
-        if memory.disable_oom_killer().unwrap_or(false) {
-            return Err(CgroupError::Limit {
-                field: field("disableOOMKiller"),
-                value: "true".into(),
-                reason: "is not supported",
-            });
-        }
-        Ok(())
-    }
-
-    /// In v1 the limit of memory and swap together may never be below that of memory alone, whichever of the two is
-    /// written first. So it is lifted, the other written, and then set.
-    fn memory_v1(&mut self, limit: Option<i64>, swap: Option<i64>) -> Result<(), CgroupError> {
-        let field = "linux.resources.memory.limit";
-        let together = "memory.memsw.limit_in_bytes";
-        if limit.is_some() && swap.is_some() {
-            self.put_or("memory", together, "-1", field, Absent::Ignored)?;
-        }
-        if let Some(limit) = limit {
-            self.put(
-                "memory",
-                "memory.limit_in_bytes",
-                limit.max(-1).to_string(),
-                field,
-            )?;
-        }
-        match swap {
-            Some(swap @ 1..) => self.put_or("memory", together, swap.to_string(), field, Absent::Ignored),
-            Some(_) if limit.is_none() => self.put_or("memory", together, "-1", field, Absent::Ignored),
-            _ => Ok(()),
-        }
-    }
-
-    fn memory_v2(
-        &mut self,
-        memory: &LinuxMemory,
-        limit: Option<i64>,
-        swap: Option<i64>,
-    ) -> Result<(), CgroupError> {
-        let field = "linux.resources.memory.limit";
-        let text = |value: i64| {
-            if value > 0 {
-                value.to_string()
-            } else {
-                "max".into()
-            }
-        };
-        if let Some(limit) = limit {
-            self.put("memory", "memory.max", text(limit), field)?;
-        }
-        // The spec's value includes memory, the kernel's file does not.
-        let swap = match (limit, swap) {
-            (_, None) => None,
-            (Some(limit @ 1..), Some(swap @ 1..)) => Some((swap - limit).to_string()),
-            (_, Some(swap)) => Some(text(swap)),
-        };
-        if let Some(swap) = swap {
-            self.put_or(
-                "memory",
-                "memory.swap.max",
-                swap,
-                "linux.resources.memory.swap",
-                Absent::Ignored,
-            )?;
-        }
-        if let Some(reservation) = memory.reservation().filter(|value| *value > 0) {
-            self.put(
-                "memory",
-                "memory.low",
-                reservation.to_string(),
-                "linux.resources.memory.reservation",
-            )?;
-        }
-        Ok(())
-    }
-
     /// Kubelet lists every page size of the node; a host without the controller has nothing to limit.
     fn hugepages(&mut self, field: &str, size: &str, limit: i64, v2: bool) -> Result<(), CgroupError> {
         if size.is_empty() || !size.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -422,38 +264,6 @@ impl Settings<'_> {
             });
         }
         self.put(controller, file, value, &field)
-    }
-}
-
-/// A list such as `0-3,7`. The kernel parses huge ranges happily; nobody has such CPUs.
-fn check_cpu_list(field: &str, list: &str) -> Result<(), CgroupError> {
-    const CPU_MAX: u32 = 65_535;
-    let cpu = |text: &str| text.parse::<u32>().ok().filter(|cpu| *cpu <= CPU_MAX);
-    let valid = list.split(',').all(|part| match part.split_once('-') {
-        None => cpu(part).is_some(),
-        Some((first, last)) => matches!((cpu(first), cpu(last)), (Some(first), Some(last)) if first <= last),
-    });
-    if valid {
-        return Ok(());
-    }
-    Err(CgroupError::Limit {
-        field: field.into(),
-        value: list.into(),
-        reason: "is no list of CPUs or memory nodes",
-    })
-}
-
-/// v1 shares (2 to 262144, default 1024) as v2 weight (1 to 10000, default 100): the curve through the three pairs
-/// that the OCI runtimes use.
-fn weight(shares: u64) -> u64 {
-    match shares {
-        0..=2 => 1,
-        262_144.. => 10_000,
-        _ => {
-            let log = (shares as f64).log2();
-            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-            10f64.powf(exponent).ceil() as u64
-        }
     }
 }
 

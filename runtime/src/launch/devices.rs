@@ -21,10 +21,17 @@ const LINKS: [(&str, &str); 6] = [
     ("ptmx", "pts/ptmx"),
 ];
 
+/// Where other file systems are usually mounted: found more cheaply than made on the way.
+const MOUNT_POINTS: [&str; 3] = ["pts", "shm", "mqueue"];
+
 /// Fills the detached tmpfs `dev`.
 pub(crate) fn populate(dev: BorrowedFd<'_>, nodes: &[DeviceNode]) -> StepResult<()> {
     for node in nodes {
         create(dev, node).step_at(Step::Device, &node.path)?;
+    }
+    for name in MOUNT_POINTS {
+        rustix::fs::mkdirat(dev, name, Mode::from(0o755))
+            .step_at(Step::Device, format_args!("/dev/{name}"))?;
     }
     for (name, target) in LINKS {
         rustix::fs::symlinkat(target, dev, name).step_at(Step::Device, format_args!("/dev/{name}"))?;

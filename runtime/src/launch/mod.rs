@@ -25,6 +25,7 @@ mod pod_init;
 mod rlimits;
 mod rooted;
 mod rootfs;
+mod sealed;
 mod spec;
 mod stage1;
 mod stdio;

@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::thread::UnshareFlags;
 
 use super::failure::{InStep, StepResult};
-use super::plan::{seal, unseal};
+use super::sealed::{seal, unseal};
 use super::sysctl::{self, Sysctl};
 use super::{PlanError, SetupFailure, Step, pod_init};
 use crate::sys;

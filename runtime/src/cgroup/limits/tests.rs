@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::cpu::{check_cpu_list, weight};
 use super::*;
 
 const HYBRID: &[u8] = b"\

@@ -5,11 +5,10 @@
 //! effect: `ociVersion`, `annotations`, `root.path` (the root is in the [`LaunchContext`]), `linux.resources`
 //! (written by [`Cgroup`]) and the paths of namespaces (the supervisor is in them).
 
+mod context;
 mod devices;
 mod mounts;
 mod process;
-
-use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
@@ -18,110 +17,8 @@ use super::pod::{IpcMode, NetworkMode};
 use super::values::{ContainerPath, HostPath, ProcessString, Reason};
 use crate::cgroup::Cgroup;
 
+pub use context::{ExactStrings, ExecContext, LaunchContext, PlanError, Rootfs, Sharing};
 pub(crate) use mounts::PROC_OVERLAYS;
-
-/// Why a spec cannot be carried out. `field` is the JSON path of the OCI runtime spec.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// A field that must be there is not.
-    #[error("{field}: missing")]
-    Missing {
-        /// The field.
-        field: String,
-    },
-    /// A value that can never be right.
-    #[error("{field}: {value:?} {reason}")]
-    Invalid {
-        /// The field.
-        field: String,
-        /// What it holds.
-        value: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-    /// A field that this runtime does not carry out.
-    #[error("{field}: not supported")]
-    Unsupported {
-        /// The field.
-        field: String,
-    },
-    /// A field that contradicts another one, or the pod.
-    #[error("{field}: contradicts {with}")]
-    Contradiction {
-        /// The field.
-        field: String,
-        /// What it contradicts.
-        with: &'static str,
-    },
-}
-
-/// The root file system of a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rootfs {
-    /// Overlay of read-only layers and a writable directory. The paths may not contain `\`, `:` or `,`.
-    Overlay {
-        /// The read-only layers, top first.
-        lower: Vec<PathBuf>,
-        /// The writable layer.
-        upper: PathBuf,
-        /// An empty directory on the same file system as `upper`, used once.
-        work: PathBuf,
-    },
-    /// A directory used as it is.
-    Directory(PathBuf),
-}
-
-/// What the pod shares with its containers; the spec must agree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sharing {
-    /// Network namespace.
-    pub network: NetworkMode,
-    /// IPC namespace.
-    pub ipc: IpcMode,
-    /// PID namespace of this container.
-    pub pid: PidMode,
-}
-
-/// What a launch plan needs besides the spec.
-#[derive(Debug)]
-pub struct LaunchContext<'a> {
-    /// The root file system.
-    pub rootfs: Rootfs,
-    /// The container's cgroup.
-    pub cgroup: &'a Cgroup,
-    /// What the pod shares.
-    pub sharing: Sharing,
-    /// The real bytes of `process.args` and `process.env`, which the spec can hold only as UTF-8.
-    pub exact: ExactStrings,
-}
-
-/// Arguments and environment as bytes; `None` takes what the spec holds.
-#[derive(Clone, Default)]
-pub struct ExactStrings {
-    /// Replaces `process.args`.
-    pub args: Option<Vec<Vec<u8>>>,
-    /// Replaces `process.env`: `NAME=value` each.
-    pub env: Option<Vec<Vec<u8>>>,
-}
-
-impl std::fmt::Debug for ExactStrings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let count = |list: &Option<Vec<Vec<u8>>>| list.as_ref().map(Vec::len);
-        f.debug_struct("ExactStrings")
-            .field("args", &count(&self.args))
-            .field("env", &count(&self.env))
-            .finish()
-    }
-}
-
-/// What an exec plan needs besides the process.
-#[derive(Debug)]
-pub struct ExecContext<'a> {
-    /// The container's cgroup.
-    pub cgroup: &'a Cgroup,
-    /// The real bytes of `args` and `env`.
-    pub exact: ExactStrings,
-}
 
 impl LaunchPlan {
     /// Validates a spec and turns it into a plan.

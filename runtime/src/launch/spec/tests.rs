@@ -1,5 +1,7 @@
 //! What a spec becomes, and what is refused by the name of its field.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::*;
