@@ -24,9 +24,13 @@ use crate::Error;
 /// The outcome that every waiter of an operation gets a copy of.
 pub type Outcome<T> = Result<T, Arc<Error>>;
 
+/// What all waiters of one operation wait for.
+type Waiter<T> = Shared<BoxFuture<'static, Outcome<T>>>;
+type Running<K, T> = Arc<Mutex<HashMap<K, Waiter<T>>>>;
+
 /// One verb's running operations, by key.
 pub struct Inflight<K, T: Clone> {
-    running: Arc<Mutex<HashMap<K, Shared<BoxFuture<'static, Outcome<T>>>>>>,
+    running: Running<K, T>,
 }
 
 impl<K, T: Clone> Default for Inflight<K, T> {
@@ -64,11 +68,7 @@ where
         waiter.await
     }
 
-    fn spawn(
-        &self,
-        key: K,
-        operation: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> Shared<BoxFuture<'static, Outcome<T>>> {
+    fn spawn(&self, key: K, operation: impl Future<Output = Result<T, Error>> + Send + 'static) -> Waiter<T> {
         let running = self.running.clone();
         // The entry goes when the work is done, on the task that did it, whoever still waits.
         let task = tokio::spawn(async move {
@@ -85,7 +85,7 @@ where
 
 /// Takes the entry out even when the operation panics.
 struct Leave<K: Eq + Hash, T: Clone> {
-    running: Arc<Mutex<HashMap<K, Shared<BoxFuture<'static, Outcome<T>>>>>>,
+    running: Running<K, T>,
     key: K,
 }
 

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use runtime::protocol::{SignalScope, Target};
+use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use crate::app::App;
 use crate::container::{Container, ContainerState};
+use crate::inflight::Progress;
 use crate::pod::Pod;
 use crate::{Error, Result};
 
@@ -70,27 +72,8 @@ async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
         .operations
         .enter("StopContainer", container.record.config.name.name.clone());
     let mut ended = container.watch();
-    let mut deadline = container.stop_by.subscribe();
-    let graceful = deadline.borrow_and_update().is_some_and(|by| by > Instant::now());
-    if graceful {
-        progress.waiting("grace", format!("signal {}", container.record.stop_signal));
-        signal(
-            pod,
-            container,
-            i32::from(container.record.stop_signal),
-            SignalScope::Process,
-        )
-        .await?;
-    }
-    while graceful {
-        let by = deadline.borrow_and_update().unwrap_or_else(Instant::now);
-        tokio::select! {
-            over = timeout_at(by.into(), ended.wait_for(is_over)) => match over {
-                Ok(_) => return Ok(()),
-                Err(_) => break,
-            },
-            _ = deadline.changed() => {}
-        }
+    if signal_and_wait(pod, container, &progress, &mut ended).await? {
+        return Ok(());
     }
     progress.waiting("kill", "the kernel");
     signal(pod, container, libc::SIGKILL, SignalScope::All).await?;
@@ -99,6 +82,34 @@ async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
         Ok(_) => Ok(()),
         Err(_) => Err(container
             .refuse("was killed but does not vanish: a process sleeps uninterruptibly in the kernel")),
+    }
+}
+
+/// Asks the container to end; whether it did before its deadline, which further stops may bring forward.
+async fn signal_and_wait(
+    pod: &Pod,
+    container: &Container,
+    progress: &Progress,
+    ended: &mut watch::Receiver<ContainerState>,
+) -> Result<bool> {
+    let mut deadline = container.stop_by.subscribe();
+    let mut by = deadline.borrow_and_update().unwrap_or_else(Instant::now);
+    if by <= Instant::now() {
+        return Ok(false);
+    }
+    progress.waiting("grace", format!("signal {}", container.record.stop_signal));
+    signal(
+        pod,
+        container,
+        i32::from(container.record.stop_signal),
+        SignalScope::Process,
+    )
+    .await?;
+    loop {
+        tokio::select! {
+            over = timeout_at(by.into(), ended.wait_for(is_over)) => return Ok(over.is_ok()),
+            _ = deadline.changed() => by = deadline.borrow_and_update().unwrap_or_else(Instant::now),
+        }
     }
 }
 
