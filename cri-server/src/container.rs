@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn a_state_only_moves_forward() {
         let running = ContainerState::Created.started(7, 100);
-        let over = running.clone().exited(Exit::of_process(3, false), 90);
+        let over = running.exited(Exit::of_process(3, false), 90);
         let ContainerState::Exited {
             exit,
             started_at,
