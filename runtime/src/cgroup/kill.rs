@@ -27,23 +27,27 @@ pub(super) fn at_once(path: &Path) -> Result<bool, CgroupError> {
 }
 
 /// Kills what is in a v1 cgroup, round by round until a round finds no process that is not dying already.
-/// While the cgroup is frozen nothing in it can fork.
+/// While the cgroup is frozen nothing in it can fork; it is thawed whatever happens.
 pub(super) fn one_by_one(path: &Path, freezer: Option<&Path>) -> Result<(), CgroupError> {
-    let mut killed: Vec<(i32, OwnedFd)> = Vec::new();
     if pids(path)?.is_empty() {
         return Ok(());
     }
     let freeze = |state| freezer.map(|freezer| try_write(&freezer.join("freezer.state"), state));
     let _ = freeze("FROZEN");
-    let mut outcome = Err(CgroupError::Kill { path: path.into() });
+    let outcome = rounds(path);
+    let _ = freeze("THAWED");
+    outcome
+}
+
+fn rounds(path: &Path) -> Result<(), CgroupError> {
+    let mut killed: Vec<(i32, OwnedFd)> = Vec::new();
     for _ in 0..ROUNDS {
         let fresh: Vec<i32> = pids(path)?
             .into_iter()
             .filter(|pid| !killed.iter().any(|(other, _)| other == pid))
             .collect();
         if fresh.is_empty() {
-            outcome = Ok(());
-            break;
+            return Ok(());
         }
         let held: Vec<(i32, OwnedFd)> = fresh.into_iter().filter_map(hold).collect();
         // A pid may have been reused between the list and the handle; what is still listed now is meant.
@@ -55,8 +59,7 @@ pub(super) fn one_by_one(path: &Path, freezer: Option<&Path>) -> Result<(), Cgro
             }
         }
     }
-    let _ = freeze("THAWED");
-    outcome
+    Err(CgroupError::Kill { path: path.into() })
 }
 
 fn hold(pid: i32) -> Option<(i32, OwnedFd)> {

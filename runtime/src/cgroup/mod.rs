@@ -273,6 +273,9 @@ impl Cgroup {
     /// Sends SIGKILL to every process in it and below it, also to those that are forked meanwhile. Does not wait for
     /// them to be gone: [`Cgroup::remove`] does.
     ///
+    /// This is the end of the cgroup: from Linux 6.14 on the kernel also kills what is born by `CLONE_INTO_CGROUP` into
+    /// a cgroup that was killed before.
+    ///
     /// # Errors
     /// [`CgroupError::Kill`] when processes keep appearing.
     pub fn kill(&self) -> Result<(), CgroupError> {
