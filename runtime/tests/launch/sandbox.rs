@@ -56,6 +56,7 @@ pub(crate) fn alone(test: fn()) {
         "mounts are left"
     );
     assert_eq!(open_fds(), fds, "fds are left");
+    assert_eq!(own_cgroups(), Vec::<PathBuf>::new(), "cgroups are left");
     let children = waitid(
         WaitId::All,
         WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
@@ -65,6 +66,22 @@ pub(crate) fn alone(test: fn()) {
         rustix::io::Errno::CHILD,
         "processes are left"
     );
+}
+
+/// The cgroups that this process made for its containers.
+fn own_cgroups() -> Vec<PathBuf> {
+    let hierarchies = Hierarchies::detect().expect("hierarchies");
+    let all = Cgroup::new(&hierarchies, "", "crisp-test").expect("a path");
+    let own = format!("{}-", std::process::id());
+    all.directories()
+        .filter_map(|directory| fs::read_dir(directory).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&own))
+        })
+        .collect()
 }
 
 fn open_fds() -> Vec<PathBuf> {

@@ -31,6 +31,7 @@ fn a_plain_launch() {
         };
         // At the root and with the largest share, so that a busy machine disturbs less.
         let id = format!("crisp-test-speed-{}", std::process::id());
+        container.cgroup.remove().unwrap();
         container.cgroup = Cgroup::new(&sandbox.hierarchies, "", &id).unwrap();
         container
             .cgroup
