@@ -36,7 +36,7 @@ release: ## both programs, optimised, side by side
 test: ## everything: units, contracts, and the daemon end to end (as root)
 	@test-e2e/setup.sh test
 	cargo build --workspace --bins
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 bench: release ## a pod's cycle, call by call
 	@test-e2e/setup.sh test

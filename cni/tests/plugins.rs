@@ -376,7 +376,7 @@ fn a_namespace_that_is_gone_or_replaced_is_no_obstacle() {
 }
 
 #[test]
-fn a_conflist_serves_as_soon_as_it_appears_and_a_broken_one_changes_nothing() {
+fn a_conflist_serves_as_soon_as_it_appears_and_a_broken_one_moves_no_pod_elsewhere() {
     on_a_host(|| async {
         let place = Place::new();
         let scripts = Scripts { place: &place };
@@ -390,17 +390,14 @@ fn a_conflist_serves_as_soon_as_it_appears_and_a_broken_one_changes_nothing() {
         ));
 
         place.conflist("10-net.conflist", "{ \"name\": ");
-        let status = network.status().await;
-        assert_eq!(
-            status.readiness,
-            Readiness::Ready,
-            "the embedded network still serves"
-        );
-        assert!(
-            status.warnings[0].contains("10-net.conflist: line 1 column"),
-            "{:?}",
-            status.warnings
-        );
+        let Readiness::NotReady { reason } = network.status().await.readiness else {
+            panic!("a file that is there says that plugins are meant: the embedded network must not step in");
+        };
+        assert!(reason.contains("10-net.conflist: line 1 column"), "{reason}");
+        network
+            .attach(late.request())
+            .await
+            .expect_err("nor may it take a pod");
 
         scripts.conflist("1.0.0", &[json!({"type": "one"})]);
         assert_eq!(late.attach(&network).await.network, "net");

@@ -90,6 +90,7 @@ async fn make(
         databases: &databases,
         files: &files,
         cgroup: &cgroup,
+        limits: &app.config.limits,
         target: pid_target(app, pod, &config)?,
     })?;
 

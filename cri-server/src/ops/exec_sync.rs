@@ -18,9 +18,6 @@ use crate::{Error, Result, spec};
 const MAX_OUTPUT: usize = 16 << 20;
 /// Most bytes of both streams in one answer: kubelet takes messages of 16 MiB.
 const MAX_ANSWER: usize = (16 << 20) - 4096;
-/// How long output is awaited after the command ended: a child that it left behind may hold the pipe
-/// open for ever.
-const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the command to its end.
 ///
@@ -49,13 +46,14 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
         target: Some(started.target.clone()),
     };
 
+    let drain = app.config.limits.exec_drain;
     let limit = match u64::try_from(request.timeout) {
         Ok(0) | Err(_) => None,
         Ok(seconds) => Some(Duration::from_secs(seconds)),
     };
     let outcome = match limit {
-        None => run(started, leftovers).await,
-        Some(limit) => match tokio::time::timeout(limit, run(started, leftovers)).await {
+        None => run(started, leftovers, drain).await,
+        Some(limit) => match tokio::time::timeout(limit, run(started, leftovers, drain)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 guard.kill().await;
@@ -71,8 +69,9 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
     outcome
 }
 
-/// Reads both streams while waiting for the end.
-async fn run(exec: Exec, leftovers: Leftovers) -> Result<v1::ExecSyncResponse> {
+/// Reads both streams while waiting for the end, and for `drain` after it: a child that the command left behind
+/// may hold the pipes open for ever.
+async fn run(exec: Exec, leftovers: Leftovers, drain: Duration) -> Result<v1::ExecSyncResponse> {
     let ExecStdio::Pipes { stdout, stderr, .. } = exec.stdio else {
         return Err(crate::supervisor::Error::Unexpected("Exec").into());
     };
@@ -87,7 +86,7 @@ async fn run(exec: Exec, leftovers: Leftovers) -> Result<v1::ExecSyncResponse> {
         match status {
             Some(status) => {
                 // What it wrote is in the pipes by now; more comes only from what it left behind.
-                if tokio::time::timeout(DRAIN, reading).await.is_err() {
+                if tokio::time::timeout(drain, reading).await.is_err() {
                     leftovers.kill().await?;
                 }
                 status

@@ -18,9 +18,12 @@ mod resources;
 use std::path::{Path, PathBuf};
 
 use image::config::ProcessDefaults;
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, Process, Root, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, Process, Root, Spec,
+};
 
 use crate::Result;
+use crate::config::Limits;
 use crate::container::{ContainerConfig, Identity};
 use crate::ids::ContainerId;
 use crate::pod::{NamespaceMode, PodRecord};
@@ -70,6 +73,8 @@ pub struct Ingredients<'a> {
     pub files: &'a PodFiles,
     /// The container's cgroup.
     pub cgroup: &'a str,
+    /// What the configuration sets for every container.
+    pub limits: &'a Limits,
     /// The process whose PID namespace it joins, in TARGET mode.
     pub target: Option<i32>,
 }
@@ -170,7 +175,12 @@ fn linux(ingredients: &Ingredients<'_>) -> Result<Linux> {
     };
     let masked = paths(&security.masked_paths, &MASKED);
     let readonly = paths(&security.readonly_paths, &READONLY);
-    let resources: LinuxResources = limits(&ingredients.config.resources)?;
+    let mut resources: LinuxResources = limits(&ingredients.config.resources)?;
+    if let Some(most) = ingredients.limits.pids {
+        let mut pids = LinuxPids::default();
+        pids.set_limit(i64::try_from(most).unwrap_or(i64::MAX));
+        resources.set_pids(Some(pids));
+    }
     let (devices, resources) = resources::devices(ingredients.config, resources)?;
     linux
         .set_namespaces(Some(namespaces(ingredients)))

@@ -122,7 +122,7 @@ pub(super) fn fill(
         )))
         .set_no_new_privileges(Some(security.no_new_privs))
         .set_oom_score_adj(Some(adjust))
-        .set_rlimits(Some(vec![open_files()?]));
+        .set_rlimits(Some(vec![open_files(ingredients.limits.open_files)?]));
     Ok(())
 }
 
@@ -142,12 +142,12 @@ fn working_dir(config: &ContainerConfig, image: &ProcessDefaults) -> Result<Path
     })
 }
 
-/// Soft 1024, because select(2) breaks beyond it; hard as high as programs ask for.
-fn open_files() -> Result<PosixRlimit> {
+/// Soft 1024 by default, because select(2) breaks beyond it; hard as high as programs ask for.
+fn open_files((soft, hard): (u64, u64)) -> Result<PosixRlimit> {
     PosixRlimitBuilder::default()
         .typ(PosixRlimitType::RlimitNofile)
-        .soft(1024u64)
-        .hard(524_288u64)
+        .soft(soft)
+        .hard(hard)
         .build()
         .map_err(|error| Error::invalid("rlimits", error.to_string()))
 }
