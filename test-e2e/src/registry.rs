@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt};
@@ -61,6 +62,9 @@ pub struct Registry {
     closing: Arc<Notify>,
     state: Arc<Mutex<State>>,
 }
+
+/// How long a connection outlives the last byte that it carries.
+const CUT_AFTER: Duration = Duration::from_millis(50);
 
 /// The token the registry hands out and then demands.
 const TOKEN: &str = "the-test-token";
@@ -355,10 +359,12 @@ fn respond(code: StatusCode, mut headers: HeaderMap, bytes: Bytes, fault: Option
         }
         Some(Fault::CutAfter(kept)) => {
             let kept = bytes.slice(..kept.min(bytes.len()));
-            stream_body(stream::iter([
-                Ok(kept),
-                Err(io::ErrorKind::ConnectionReset.into()),
-            ]))
+            // hyper drops what it has not written when the body fails: the kept bytes get time to leave.
+            let cut = stream::once(async {
+                tokio::time::sleep(CUT_AFTER).await;
+                Err(io::ErrorKind::ConnectionReset.into())
+            });
+            stream_body(stream::iter([Ok(kept)]).chain(cut))
         }
         Some(Fault::Corrupt) => {
             let mut changed = bytes.to_vec();
