@@ -108,11 +108,10 @@ async fn what_ended_meanwhile_has_its_true_code() {
         nix::sys::signal::Signal::SIGKILL,
     )
     .unwrap();
-    until("all have ended while nobody looked", || {
-        !server
-            .processes()
-            .iter()
-            .any(|(_, what)| what.contains("/bin/sh") || what.contains("sleep 100000"))
+    let exits = server.state_dir().join("exits");
+    until("all have ended while nobody looked, and it is on record", || {
+        let all = ids.iter().map(|(id, _)| id).chain([&killed]);
+        all.into_iter().all(|id| exits.join(id).exists())
     })
     .await;
     let ended = std::time::SystemTime::now();

@@ -132,6 +132,11 @@ impl Container {
             .unwrap()
     }
 
+    /// Waits until that log holds a record.
+    pub(crate) fn await_log(&self, name: &str) {
+        await_file(&self.folder.path().join(name), |text| text.ends_with('\n'));
+    }
+
     pub(crate) fn read_log(&self, name: &str) -> String {
         fs::read_to_string(self.folder.path().join(name)).unwrap()
     }

@@ -79,6 +79,7 @@ fn a_start_asked_for_twice_happens_once() {
     let process = started(client.reply_to(first));
     assert_eq!(started(client.reply_to(second)), process);
     assert_eq!(started(third), process);
+    container.await_log("log");
     assert!(matches!(
         client.ask(container.signal(libc::SIGKILL, SignalScope::All)),
         Reply::Done
