@@ -245,12 +245,28 @@ async fn who_joins_a_pid_namespace_is_harmless() {
         .await;
     for number in 0..EXECS {
         let into = if number % 2 == 0 { &scanner } else { &target };
-        server.client.exec(into, &["/bin/true"], 0).await.unwrap();
+        // Some stay long enough for a round of the scan to meet them.
+        let command: &[&str] = if number % 4 == 0 {
+            &["/bin/usleep", "50000"]
+        } else {
+            &["/bin/true"]
+        };
+        server.client.exec(into, command, 0).await.unwrap();
         if number % 20 == 0 {
             let name = format!("second-{number}");
-            // Without the secret: who shares a PID namespace with SYS_PTRACE shows it its own environment, by Linux's rules.
+            // In the scanner's namespace a process shows its own environment, so this one has no secret;
             let second = Container::new(&name, &image).command(&["/bin/true"]).shared_pid();
             assert_eq!(pod.finish(&second).await.0, 0);
+            // the secret's holder is in a namespace of its own, but comes from the same supervisor: were its plan
+            // kept there, everyone who joins the scanner afterwards would carry it.
+            let hidden = Container::new(&format!("hidden-{number}"), &image)
+                .command(&["/bin/true"])
+                .secure(|security| {
+                    security.namespace_options.get_or_insert_default().pid =
+                        k8s_cri::v1::NamespaceMode::Container.into();
+                })
+                .env("SECRET", SECRET);
+            assert_eq!(pod.finish(&hidden).await.0, 0);
             server.client.exec(&holder, &["/bin/true"], 0).await.unwrap();
         }
     }
@@ -263,7 +279,7 @@ async fn who_joins_a_pid_namespace_is_harmless() {
     let output = pod.logged("scanner.log", "rounds").await;
     let report: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     assert!(
-        report["pids"].as_u64().unwrap() > 10,
+        report["pids"].as_u64().unwrap() > 20,
         "it has seen joiners, and not only who stays: {report}"
     );
     assert_eq!(
