@@ -1,0 +1,9 @@
+//! What a container must not get: the effects looked at, never the texts. A file for each way in.
+
+mod enter;
+mod identity;
+mod invariant;
+mod rootfs;
+
+/// The 14 default capabilities, as the kernel prints a mask.
+const DEFAULT_CAPABILITIES: &str = "00000000a80425fb";

@@ -1,0 +1,85 @@
+//! The root file system and what the kernel shows in it: `/proc`, `/sys`, `/dev`.
+
+use test_e2e::harness::Server;
+use test_e2e::images;
+use test_e2e::layers::Layer;
+use test_e2e::specs::Container;
+
+use crate::invariant::HostInvariant;
+
+#[tokio::test]
+async fn kernel_doors_are_masked_and_read_only() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("masks").await;
+    let look = "
+        for f in /proc/kcore /proc/keys /proc/timer_list; do test -e $f && head -c 1 $f | grep -q . && echo readable $f; done
+        for d in /sys/firmware /proc/acpi /proc/scsi; do test -d $d && test -n \"$(ls $d)\" && echo listable $d; done
+        for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc/irq/default_smp_affinity; do
+            (echo x > $f) 2>/dev/null && echo writable $f; done
+        for d in /sys /sys/fs/cgroup /proc/sys; do (mkdir $d/crisp-test) 2>/dev/null && echo writable $d; done
+        mknod /disk b 254 0 && head -c 1 /disk >/dev/null 2>&1 && echo device readable
+        mount -t proc proc /tmp 2>/dev/null && echo may mount
+        ls /dev | sort | tr '\\n' ' '";
+    let look = look.replace("| tr '\\n' ' '", "");
+    let host = HostInvariant::of(&server);
+    let (_, output) = pod.finish(&Container::new("main", &image).shell(&look)).await;
+    let unexpected: Vec<_> = output.lines().filter(|line| line.contains(' ')).collect();
+    assert!(unexpected.is_empty(), "{output}");
+    let devices: Vec<_> = output.lines().collect();
+    for wanted in [
+        "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty",
+        "urandom", "zero",
+    ] {
+        assert!(devices.contains(&wanted), "{wanted} in {devices:?}");
+    }
+    assert!(
+        !devices.contains(&"vda") && !devices.contains(&"mem"),
+        "{devices:?}"
+    );
+    host.holds("writing to /proc and /sys");
+    server.close().await;
+}
+
+/// /proc, /sys or /dev of the image leads elsewhere: refused, or the real thing; never the elsewhere.
+#[tokio::test]
+async fn symlinked_kernel_directories_do_not_lead_out() {
+    let server = Server::start().await;
+    let host = HostInvariant::of(&server);
+    let target = host.canary().display().to_string();
+    for (number, (name, to)) in [
+        ("proc", "/tmp"),
+        ("proc", target.as_str()),
+        ("sys", "/tmp"),
+        ("dev", target.as_str()),
+        ("dev", "../../../../../../.."),
+        ("dev", "/tmp"),
+        ("dev/shm", target.as_str()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let layer = Layer::new().symlink(name, to);
+        let image = server
+            .pull(
+                &format!("symlinked-{number}"),
+                &images::busybox_builder().layer(layer).build(),
+            )
+            .await;
+        let pod = server.run_pod(&format!("symlinked-{number}")).await;
+        let look = "for f in proc sys dev; do grep \" /$f \" /proc/mounts; done";
+        let id = pod.create(&Container::new("main", &image).shell(look)).await;
+        if let Ok(id) = id
+            && server.client.start(&id).await.is_ok()
+        {
+            server.client.exited(&id).await;
+            let mounts = pod.logged("main.log", " /dev ").await;
+            for fresh in ["proc /proc proc", "sysfs /sys sysfs", "tmpfs /dev tmpfs"] {
+                assert!(mounts.contains(fresh), "{name} → {to}: {mounts}");
+            }
+        }
+        host.holds(&format!("{name} → {to}"));
+        server.client.remove_pod(&pod.id).await.unwrap();
+    }
+    server.close().await;
+}
