@@ -12,6 +12,7 @@
 //! containers goes to the pod's watcher as [`Notice`]s. When the connection ends, all that wait are
 //! told, and the last notice says so.
 
+mod attach;
 mod connection;
 
 use std::collections::HashMap;

@@ -138,11 +138,14 @@ fn requests() -> Vec<(Request, usize, &'static str)> {
             "01000a0005000000a100626331",
         ),
         (
-            Request::Attach {
+            Request::Attach(Attach {
                 container: container(),
-            },
+                stdin: true,
+                stdout: true,
+                stderr: false,
+            }),
             0,
-            "01000b0005000000a100626331",
+            "01000b0005000000a4006263311846f51847f51848f4",
         ),
         (Request::Reexec { binary: fd() }, 1, "01000c0005000000a0"),
         (Request::Shutdown, 0, "01000d0005000000a0"),
@@ -207,6 +210,16 @@ fn replies() -> Vec<(Reply, usize, &'static str)> {
             },
             1,
             "0100044005000000a500a300191267011a0001e240021b1879c96d36c8b00101f502f403f404f4",
+        ),
+        (
+            Reply::Attached(AttachStdio {
+                stdin: Some(fd()),
+                stdout: Some(fd()),
+                stderr: None,
+                terminal: true,
+            }),
+            2,
+            "0100464005000000a41846f51847f51848f41849f5",
         ),
         (Reply::Listing(fd()), 1, "0100054005000000a0"),
         (

@@ -22,6 +22,10 @@
 //!     ├────────────────────────────────────────────────►│
 //!     │                 ExecStarted [stdio ends | pty]  │
 //!     │◄────────────────────────────────────────────────┤
+//!     │ Attach{container, streams}                      │
+//!     ├────────────────────────────────────────────────►│
+//!     │       Attached [stdin | pty, stdout, stderr]    │
+//!     │◄────────────────────────────────────────────────┤
 //!     │ Signal, Resize, CloseStdin, ReopenLog, List …   │
 //!     ├────────────────────────────────────────────────►│
 //!     │                 Done | Listing[memfd] | Refused │
@@ -60,7 +64,10 @@ pub use event::{Event, Exited, LogFault};
 pub use frame::{Frame, HEADER_LEN, Kind, MAX_BODY, MAX_FDS, ProtocolError, VERSION};
 pub use id::{ContainerId, ExecId, InvalidId, PodId};
 pub use listing::{ContainerEntry, ContainerState, ExecEntry, Listing};
-pub use reply::{ExecStdio, Failure, PodCreated, Refusal, RefusalCode, Reply, Started, Welcome};
-pub use request::{Exec, Hello, Request, Signal, SignalScope, StartContainer, WindowSize};
+pub use reply::{AttachStdio, ExecStdio, Failure, PodCreated, Refusal, RefusalCode, Reply, Started, Welcome};
+pub use request::{Attach, Exec, Hello, Request, Signal, SignalScope, StartContainer, WindowSize};
 pub use socket::Socket;
+/// Bytes that the kernel keeps of each stream for a client that attached, and does not read at the moment.
+pub const ATTACH_BUFFER: usize = 1 << 20;
+
 pub use value::{ExitStatus, Features, Process, Target, UnixNanos};

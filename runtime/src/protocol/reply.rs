@@ -28,6 +28,8 @@ pub enum Reply {
         /// The requester's ends of its stdio.
         stdio: ExecStdio,
     },
+    /// Answer to `Attach`: the ends that are the client's.
+    Attached(AttachStdio),
     /// Answer to `List`: a memfd with a [`Listing`](super::Listing).
     Listing(OwnedFd),
     /// A set-up step of a pod, container or exec failed; nothing of it is left running.
@@ -93,6 +95,25 @@ pub enum ExecStdio {
     },
     /// The master of its pty.
     Terminal(OwnedFd),
+}
+
+/// A client's ends of a container's stdio. All are non-blocking; for its own reads and writes the client may change none
+/// of that, since the flag of stdin belongs to the container's pipe or terminal as a whole.
+#[derive(Debug, Default)]
+pub struct AttachStdio {
+    /// Write end of the container's stdin, or the master of its terminal, which is to be written to and never read
+    /// (resizing is `Resize`, for all clients). None when it was not asked for, when the container has no stdin, when the
+    /// container's stdin was closed, and for all but the first client of a `stdin_once` container.
+    ///
+    /// Closing it ends nothing as long as the container keeps its stdin; the one of a `stdin_once` container is handed
+    /// over for good, so that closing it is the end of the container's input.
+    pub stdin: Option<OwnedFd>,
+    /// Read end. It ends when the container closes the stream or ends, and when this client was too slow.
+    pub stdout: Option<OwnedFd>,
+    /// Read end, as stdout. None with a terminal.
+    pub stderr: Option<OwnedFd>,
+    /// The container's stdio is a terminal.
+    pub terminal: bool,
 }
 
 /// A step that failed.
@@ -181,6 +202,19 @@ struct ExecStartedBody {
     stderr: bool,
 }
 
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct AttachedBody {
+    #[n(70)]
+    stdin: bool,
+    #[n(71)]
+    stdout: bool,
+    #[n(72)]
+    stderr: bool,
+    #[n(73)]
+    terminal: bool,
+}
+
 const DONE: Kind = Kind(Kind::REPLY);
 const WELCOME: Kind = Kind(Kind::REPLY | 1);
 const POD_CREATED: Kind = Kind(Kind::REPLY | 2);
@@ -189,6 +223,7 @@ const EXEC_STARTED: Kind = Kind(Kind::REPLY | 4);
 const LISTING: Kind = Kind(Kind::REPLY | 5);
 const FAILED: Kind = Kind(Kind::REPLY | 6);
 const REFUSED: Kind = Kind(Kind::REPLY | 7);
+const ATTACHED: Kind = Kind(Kind::REPLY | 70);
 
 impl Reply {
     /// A refusal without errno.
@@ -265,6 +300,16 @@ impl Reply {
                     [stdin, stdout, stderr].into_iter().flatten().collect(),
                 )
             }
+            Reply::Attached(stdio) => {
+                let body = AttachedBody {
+                    stdin: stdio.stdin.is_some(),
+                    stdout: stdio.stdout.is_some(),
+                    stderr: stdio.stderr.is_some(),
+                    terminal: stdio.terminal,
+                };
+                let fds = [stdio.stdin, stdio.stdout, stdio.stderr];
+                Frame::new(ATTACHED, id, &body, fds.into_iter().flatten().collect())
+            }
             Reply::Listing(memfd) => Frame::new(LISTING, id, &Empty {}, vec![memfd]),
             Reply::Failed(failure) => Frame::new(FAILED, id, &failure, vec![]),
             Reply::Refused(refusal) => Frame::new(REFUSED, id, &refusal, vec![]),
@@ -311,6 +356,17 @@ impl Reply {
                     process: body.process,
                     stdio,
                 }
+            }
+            ATTACHED => {
+                let body: AttachedBody = frame.body()?;
+                let count = [body.stdin, body.stdout, body.stderr].map(usize::from);
+                let mut fds = frame.take_fds(count.iter().sum())?;
+                Reply::Attached(AttachStdio {
+                    stdin: fds.announced(body.stdin),
+                    stdout: fds.announced(body.stdout),
+                    stderr: fds.announced(body.stderr),
+                    terminal: body.terminal,
+                })
             }
             LISTING => Reply::Listing(frame.take_fd()?),
             FAILED => Reply::Failed(frame.body()?),

@@ -68,11 +68,8 @@ pub enum Request {
         /// The container.
         container: ContainerId,
     },
-    /// Reserved for attaching to a container's stdio; answered `Unsupported` by this version.
-    Attach {
-        /// The container.
-        container: ContainerId,
-    },
+    /// Listen to and feed a container's stdio beside its log; answered `Attached`.
+    Attach(Attach),
     /// Go on as a newer binary; answered `Done` by that binary.
     Reexec {
         /// The executable.
@@ -154,6 +151,31 @@ pub struct Exec {
     /// A cgroup descriptor follows the plan.
     #[n(6)]
     has_cgroup: bool,
+}
+
+/// Which of a container's streams a client wants.
+///
+/// What the container writes from now on comes through pipes made for this client alone, a terminal's as stdout. A
+/// client that leaves more than [`ATTACH_BUFFER`](super::ATTACH_BUFFER) bytes unread is cut off: its pipe ends, and the
+/// container never waits. Stdin is the container's own.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Attach {
+    /// The container.
+    #[n(0)]
+    pub container: ContainerId,
+    /// The end to write to.
+    #[n(70)]
+    #[cbor(default)]
+    pub stdin: bool,
+    /// A copy of what goes to stdout.
+    #[n(71)]
+    #[cbor(default)]
+    pub stdout: bool,
+    /// A copy of what goes to stderr.
+    #[n(72)]
+    #[cbor(default)]
+    pub stderr: bool,
 }
 
 /// A signal and whom it reaches.
@@ -300,7 +322,7 @@ impl Request {
             Request::Forget { container } => Frame::new(FORGET, id, &Named { container }, vec![]),
             Request::Resize { target, size } => Frame::new(RESIZE, id, &Resize { target, size }, vec![]),
             Request::CloseStdin { container } => Frame::new(CLOSE_STDIN, id, &Named { container }, vec![]),
-            Request::Attach { container } => Frame::new(ATTACH, id, &Named { container }, vec![]),
+            Request::Attach(attach) => Frame::new(ATTACH, id, &attach, vec![]),
             Request::Reexec { binary } => Frame::new(REEXEC, id, &Empty {}, vec![binary]),
             Request::Shutdown => Frame::new(SHUTDOWN, id, &Empty {}, vec![]),
         }
@@ -357,9 +379,7 @@ impl Request {
             CLOSE_STDIN => Request::CloseStdin {
                 container: frame.body::<Named>()?.container,
             },
-            ATTACH => Request::Attach {
-                container: frame.body::<Named>()?.container,
-            },
+            ATTACH => Request::Attach(frame.body()?),
             REEXEC => Request::Reexec {
                 binary: frame.take_fd()?,
             },

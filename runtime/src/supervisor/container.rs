@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::attach::Stdin;
 use super::child::Child;
 use super::control::Supervisor;
 use super::launching::{Launch, Progress, died};
@@ -55,17 +56,25 @@ pub(super) enum Phase {
 pub(super) struct Starting {
     launch: Launch,
     stdio: Stdio,
+    input: Input,
     log: Option<OwnedFd>,
     oom: Option<OomCounter>,
     /// Who asked for it, and who asked again meanwhile.
     askers: Vec<Asker>,
 }
 
+/// What was asked for as to stdin.
+#[derive(Clone, Copy, Debug)]
+struct Input {
+    wanted: bool,
+    once: bool,
+}
+
 /// Its init runs.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) child: Child,
-    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdin: Stdin,
     pub(super) terminal: Option<OwnedFd>,
     pub(super) oom: Option<OomCounter>,
 }
@@ -130,6 +139,10 @@ impl Supervisor {
                 let starting = Starting {
                     launch,
                     stdio,
+                    input: Input {
+                        wanted: start.stdin,
+                        once: start.stdin_once,
+                    },
                     log,
                     oom,
                     askers: vec![asker],
@@ -226,6 +239,7 @@ impl Supervisor {
         let Starting {
             launch,
             stdio,
+            input,
             log,
             oom,
             askers,
@@ -235,6 +249,7 @@ impl Supervisor {
                 let starting = Starting {
                     launch,
                     stdio,
+                    input,
                     log,
                     oom,
                     askers,
@@ -248,7 +263,7 @@ impl Supervisor {
                     process: child.process,
                     exit: None,
                 };
-                match self.begin(key, child, stdio, console, (log, oom)) {
+                match self.begin(key, child, (stdio, input), console, (log, oom)) {
                     Ok(running) => {
                         container.phase = Phase::Running(running);
                         self.containers.put(key, container);
@@ -284,10 +299,18 @@ impl Supervisor {
         &mut self,
         key: u32,
         child: Child,
-        stdio: Stdio,
+        (stdio, input): (Stdio, Input),
         terminal: Option<OwnedFd>,
         (log, oom): (Option<OwnedFd>, Option<OomCounter>),
     ) -> Result<Running, (Child, io::Error)> {
+        let stdin = match &terminal {
+            Some(master) if input.wanted => master.try_clone().map(Some),
+            _ => Ok(stdio.stdin),
+        };
+        let stdin = match stdin {
+            Ok(stdin) => Stdin::new(stdin, input.once),
+            Err(error) => return Err((child, error)),
+        };
         let stdout = match terminal.as_ref().map(OwnedFd::try_clone) {
             Some(Err(error)) => return Err((child, error)),
             Some(Ok(master)) => {
@@ -308,7 +331,7 @@ impl Supervisor {
             .open(Box::new(LogSlot::new(key, stdout, stderr, LogFile::new(log))));
         Ok(Running {
             child,
-            stdin: stdio.stdin,
+            stdin,
             terminal,
             oom,
         })
@@ -390,7 +413,7 @@ impl Supervisor {
         let Phase::Running(running) = &mut container.phase else {
             return Err(RefusalCode::NotRunning);
         };
-        running.stdin = None;
+        running.stdin = Stdin::Closed;
         Ok(Some(Reply::Done))
     }
 

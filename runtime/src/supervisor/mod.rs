@@ -27,6 +27,7 @@
 //!
 //! Read next: `control.rs`, the loop; `container.rs`, one container's life; `log/`, the writer.
 
+mod attach;
 mod child;
 mod connection;
 mod container;

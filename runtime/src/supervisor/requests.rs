@@ -43,7 +43,7 @@ impl Supervisor {
             Request::Forget { container } => self.forget(&container),
             Request::Resize { target, size } => self.resize(&target, size),
             Request::CloseStdin { container } => self.close_stdin(&container),
-            Request::Attach { .. } => Err(RefusalCode::Unsupported),
+            Request::Attach(attach) => self.attach(&attach),
             Request::Reexec { binary } => self.reexec(asker, binary),
             Request::Shutdown => self.shut_down(),
         };

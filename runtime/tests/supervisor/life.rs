@@ -95,12 +95,6 @@ fn an_unknown_request_is_unsupported_and_a_malformed_one_closes_its_connection_o
         panic!("not refused")
     };
     assert_eq!(refusal.code, RefusalCode::Unsupported);
-    assert_eq!(
-        client.refusal(Request::Attach {
-            container: container()
-        }),
-        RefusalCode::Unsupported
-    );
     for garbage in [
         &b"\x01\0\x05\0\0\0\0\0\xff\xff"[..],
         b"x",

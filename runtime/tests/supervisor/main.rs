@@ -1,5 +1,6 @@
 //! The real `crisp-pod`, spoken to over its socket.
 
+mod attach;
 mod container;
 mod exec;
 mod exit;

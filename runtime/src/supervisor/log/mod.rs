@@ -23,6 +23,7 @@ mod line;
 mod pump;
 mod slot;
 mod stamp;
+mod tap;
 mod writer;
 
 #[cfg(test)]
@@ -31,4 +32,5 @@ mod tests;
 pub(crate) use file::LogFile;
 pub(crate) use pump::LogPump;
 pub(crate) use slot::{LogSlot, Source, StreamName};
+pub(crate) use tap::tap;
 pub(crate) use writer::Report;

@@ -108,6 +108,11 @@ impl LogPump {
         self.send(Command::Reopen(key, file));
     }
 
+    /// Copies a container's streams to these as well.
+    pub(crate) fn attach(&mut self, key: u32, taps: [Option<OwnedFd>; 2]) {
+        self.send(Command::Attach(key, taps));
+    }
+
     /// A container has ended: its slot comes back as a report once its pipes are empty.
     pub(crate) fn finish(&mut self, key: u32) {
         self.send(Command::Finish(key));

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::file::LogFile;
 use super::line::{Lines, Output, PIECE, RECORD_MAX};
 use super::stamp::Stamp;
+use super::tap::Taps;
 use crate::protocol::UnixNanos;
 use crate::sys::pages::Pages;
 
@@ -38,6 +39,7 @@ pub(crate) struct Source {
     /// A pipe's read end or a pty's master, non-blocking; none when the stream has ended.
     fd: Option<OwnedFd>,
     lines: Lines,
+    taps: Taps,
 }
 
 /// The writer's buffers, one set for all containers.
@@ -76,6 +78,7 @@ impl Source {
         Source {
             fd,
             lines: Lines::new(name.label()),
+            taps: Taps::default(),
         }
     }
 
@@ -83,6 +86,15 @@ impl Source {
     pub(crate) fn parts(&self) -> (Option<&OwnedFd>, &[u8], bool) {
         let (held, continued) = self.lines.unfinished();
         (self.fd.as_ref(), held, continued)
+    }
+
+    /// Who listens to it.
+    pub(crate) fn taps(&self) -> &Taps {
+        &self.taps
+    }
+
+    pub(crate) fn taps_mut(&mut self) -> &mut Taps {
+        &mut self.taps
     }
 
     /// Takes up an unfinished line.
@@ -128,6 +140,11 @@ impl LogSlot {
         &self.sources[name as usize]
     }
 
+    /// A stream, to change it.
+    pub(crate) fn source_mut(&mut self, name: StreamName) -> &mut Source {
+        &mut self.sources[name as usize]
+    }
+
     /// The open stream's descriptor.
     pub(crate) fn fd(&self, name: StreamName) -> Option<BorrowedFd<'_>> {
         self.sources[name as usize].fd.as_ref().map(AsFd::as_fd)
@@ -146,6 +163,9 @@ impl LogSlot {
             Err(_) => None,
         };
         let Some(read) = read else { return Pumped::Ended };
+        self.sources[name as usize]
+            .taps
+            .copy(&buffers.input[PIECE..PIECE + read]);
         self.pass_on();
         if self.file.is_open() {
             let stamp = self.stamp.advance(UnixNanos::now());
@@ -173,6 +193,7 @@ impl LogSlot {
         self.pass_on();
         let source = &mut self.sources[name as usize];
         source.fd = None;
+        source.taps.close();
         let stamp = self.stamp.advance(UnixNanos::now());
         let mut batch = Batch {
             room: &mut buffers.batch,

@@ -15,8 +15,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(10);
 /// How long the writer keeps the memory of its buffers after the last bytes.
 const COOL_DOWN: Duration = Duration::from_secs(1);
-/// Token of the eventfd that announces commands; streams have `key << 1 | stream`.
+/// Token of the eventfd that announces commands; streams have `key << 2 | stream`, taps `key << 2 | TAPS`.
 const COMMANDS: u64 = u64::MAX;
+const TAPS: u64 = 2;
 
 /// What the control thread tells the writer.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) enum Command {
     Open(Box<LogSlot>),
     /// Go on in another file.
     Reopen(u32, OwnedFd),
+    /// Copy its streams to these as well.
+    Attach(u32, [Option<OwnedFd>; 2]),
     /// The container's init has ended: write what is in the pipes and give the slot back.
     Finish(u32),
     /// Give all slots back and leave.
@@ -141,6 +144,7 @@ impl Writer {
                         entry.slot.pass_on();
                     }
                 }
+                Command::Attach(key, taps) => self.attach(key, taps),
                 Command::Finish(key) => {
                     if let Some(entry) = self.find(key) {
                         entry.finish_by = Some(Instant::now() + DRAIN);
@@ -167,6 +171,7 @@ impl Writer {
                 // A stream that finds no room in the set is still read when its container ends.
                 let _ = self.poll.add(fd, token(slot.key, name));
             }
+            slot.source(name).taps().watch(&self.poll, taps_token(slot.key));
         }
         self.entries.push(Entry {
             slot,
@@ -174,12 +179,31 @@ impl Writer {
         });
     }
 
+    fn attach(&mut self, key: u32, taps: [Option<OwnedFd>; 2]) {
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.slot.key == key) else {
+            return;
+        };
+        for (name, tap) in StreamName::ALL.into_iter().zip(taps) {
+            // A stream that has ended has nothing to copy: dropping the tap tells the client.
+            if let Some(tap) = tap.filter(|_| entry.slot.fd(name).is_some()) {
+                let taps = entry.slot.source_mut(name).taps_mut();
+                taps.add(tap, &self.poll, taps_token(key));
+            }
+        }
+    }
+
     fn pump(&mut self, token: u64) {
-        let name = StreamName::ALL[usize::from(token & 1 == 1)];
-        let wanted = |entry: &&mut Entry| u64::from(entry.slot.key) == token >> 1;
+        let wanted = |entry: &&mut Entry| u64::from(entry.slot.key) == token >> 2;
         let Some(entry) = self.entries.iter_mut().find(wanted) else {
             return;
         };
+        if token & TAPS != 0 {
+            for name in StreamName::ALL {
+                entry.slot.source_mut(name).taps_mut().sweep();
+            }
+            return;
+        }
+        let name = StreamName::ALL[usize::from(token & 1 == 1)];
         if entry.slot.pump(name, &mut self.buffers) == Pumped::Ended {
             end(&self.poll, &mut entry.slot, name, &mut self.buffers);
         }
@@ -262,7 +286,11 @@ impl Writer {
 }
 
 fn token(key: u32, name: StreamName) -> u64 {
-    u64::from(key) << 1 | name as u64
+    u64::from(key) << 2 | name as u64
+}
+
+fn taps_token(key: u32) -> u64 {
+    u64::from(key) << 2 | TAPS
 }
 
 /// Ends a stream. It leaves the epoll set first: a pty's master has a second descriptor, in the control thread, which

@@ -10,6 +10,7 @@ use super::state;
 use crate::exit::boot_id;
 use crate::launch::{PodInit, PodNamespaces};
 use crate::protocol::{Reply, UnixNanos};
+use crate::supervisor::attach::Stdin;
 use crate::supervisor::child::Child;
 use crate::supervisor::connection::Stage;
 use crate::supervisor::container::{Container, Phase, Running};
@@ -115,7 +116,7 @@ impl Supervisor {
                     .open(Box::new(log.unwrap_or_else(|| LogSlot::closed(key))));
                 Phase::Running(Running {
                     child,
-                    stdin: fds.take_some(running.stdin)?,
+                    stdin: Stdin::new(fds.take_some(running.stdin)?, running.stdin_once),
                     terminal: fds.take_some(running.terminal)?,
                     oom: oom.map(|file| OomCounter::resume(file, running.oom_at_start)),
                 })
@@ -168,6 +169,10 @@ fn restore_log(key: u32, saved: state::Log, fds: &mut Unpacking) -> io::Result<L
     let mut stream = |name, saved: &state::Stream| -> io::Result<Source> {
         let mut source = Source::new(name, fds.take_some(saved.fd)?);
         source.resume(&saved.held, saved.continued);
+        let taps = saved.taps.iter().map(|tap| fds.take(*tap));
+        source
+            .taps_mut()
+            .resume(taps.collect::<io::Result<Vec<_>>>()?.into_iter());
         Ok(source)
     };
     let stdout = stream(StreamName::Stdout, &saved.stdout)?;

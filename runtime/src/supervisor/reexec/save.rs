@@ -100,11 +100,12 @@ fn save_running<'a>(
     let oom = running.oom.as_ref();
     state::Running {
         pidfd: fds.put(&running.child.pidfd),
-        stdin: fds.put_some(running.stdin.as_ref()),
+        stdin: fds.put_some(running.stdin.fd()),
         terminal: fds.put_some(running.terminal.as_ref()),
         oom: oom.map(|oom| fds.put(oom)),
         oom_at_start: oom.map_or(0, |oom| oom.at_start()),
         log: slot.map(|slot| save_log(slot, fds)),
+        stdin_once: running.stdin.is_once(),
     }
 }
 
@@ -115,6 +116,7 @@ fn save_log<'a>(slot: &'a LogSlot, fds: &mut Packing<'a>) -> state::Log {
             fd: fds.put_some(fd),
             held: held.to_vec().into(),
             continued,
+            taps: source.taps().descriptors().map(|tap| fds.put(tap)).collect(),
         }
     };
     let stdout = stream(slot.source(StreamName::Stdout));

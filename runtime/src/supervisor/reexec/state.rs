@@ -94,6 +94,10 @@ pub(super) struct Running {
     pub(super) oom_at_start: u64,
     #[n(5)]
     pub(super) log: Option<Log>,
+    /// Stdin waits for its first client, and ends with it.
+    #[n(70)]
+    #[cbor(default)]
+    pub(super) stdin_once: bool,
 }
 
 #[derive(Debug, Encode, Decode)]
@@ -124,6 +128,10 @@ pub(super) struct Stream {
     /// Pieces of it are in the file.
     #[n(2)]
     pub(super) continued: bool,
+    /// The clients that listen to it.
+    #[n(70)]
+    #[cbor(default)]
+    pub(super) taps: Vec<u32>,
 }
 
 #[derive(Debug, Encode, Decode)]
