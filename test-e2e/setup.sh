@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what building and testing need on a Debian machine that has Rust: only what is missing,
-# and nothing at all where nothing is. Run by make; `setup.sh build|test|ci` says for what.
+# and nothing at all where nothing is. Run by make; `setup.sh build|test|ci|conformance` says for what.
 set -eu
 
 packages() {
@@ -11,7 +11,9 @@ packages() {
         test) echo gcc libc6-dev make protobuf-compiler busybox-static containernetworking-plugins docker-registry iproute2 nftables skopeo ;;
         # Without Go the crictl test is skipped; CI must not skip.
         ci) packages test ;;
-        *) echo "setup.sh: what is \"$1\"? (build, test, ci)" >&2; exit 2 ;;
+        # What busybox is built with, and a "host" with System V memory; Go comes from go.dev, Debian's is too old.
+        conformance) packages test; echo bzip2 util-linux ;;
+        *) echo "setup.sh: what is \"$1\"? (build, test, ci, conformance)" >&2; exit 2 ;;
     esac
 }
 
@@ -48,3 +50,7 @@ install() {
 
 command -v cargo >/dev/null || { echo "setup.sh: Rust is missing: install it with rustup" >&2; exit 1; }
 install "${1:-build}"
+if [ "${1:-}" = conformance ] && ! command -v go >/dev/null; then
+    echo "setup.sh: Go is missing: the cases are a Go module (https://go.dev/dl, 1.26 or later)" >&2
+    exit 1
+fi

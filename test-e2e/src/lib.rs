@@ -34,6 +34,7 @@
 pub mod built;
 pub mod cable;
 pub mod client;
+pub mod conformance;
 pub mod crictl;
 mod daemon;
 pub mod docker_registry;

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
     let done = match words.as_slice() {
         ["inherit"] => print(&inherited()),
+        ["effective-uid"] => writeln!(io::stdout(), "Effective uid: {}", effective_uid()),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().unwrap_or(255)),
         ["sleep"] => sleep(),
         ["print", bytes] => flood(bytes.parse().unwrap_or(0)),
@@ -85,6 +86,16 @@ fn inherited() -> Value {
         "args": env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(),
         "env": environment,
     })
+}
+
+/// As whom it acts: not the user that started it, when it is set-uid.
+fn effective_uid() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uids = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .unwrap_or_default();
+    uids.split_whitespace().nth(1).unwrap_or("?").to_owned()
 }
 
 /// Name → [soft, hard], as /proc prints them.
