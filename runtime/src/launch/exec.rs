@@ -11,7 +11,7 @@ use rustix::thread::CpuSet;
 use super::failure::{InStep, StepResult, failure};
 use super::plan::ProcessPlan;
 use super::values::ProcessString;
-use super::{SetupFailure, Step};
+use super::{SetupFailure, Step, identity};
 use crate::sys;
 
 /// Where programs are looked up when the environment has no PATH.
@@ -21,19 +21,24 @@ const MACHINE: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
 
 /// Becomes the program. Returns only the reason why not.
 pub(crate) fn become_program(process: &ProcessPlan) -> SetupFailure {
-    match freshen(process) {
+    match identity::filter_at_last(process) {
         Ok(()) => search(process),
         Err(failure) => failure,
     }
 }
 
-/// Undoes what the process inherited from its supervisor and `execve` would keep.
-fn freshen(process: &ProcessPlan) -> StepResult<()> {
+/// Begins a session, with the terminal if there is one.
+pub(crate) fn lead_session(process: &ProcessPlan) -> StepResult<()> {
     // Fails only for a process that leads its group already, as a clone never does.
     rustix::process::setsid().step(Step::Console)?;
     if process.terminal.is_some() {
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin()).step(Step::Console)?;
     }
+    Ok(())
+}
+
+/// Undoes what the process inherited from its supervisor and `execve` would keep.
+pub(crate) fn freshen(process: &ProcessPlan) -> StepResult<()> {
     sys::signal::reset_all();
     let mut every = CpuSet::new();
     (0..CpuSet::MAX_CPU).for_each(|cpu| every.set(cpu));

@@ -12,22 +12,66 @@ use super::Step;
 use super::failure::{InStep, StepResult};
 use super::plan::{Capabilities, ProcessPlan};
 
+/// Becomes the plan's user, and gives up what no `execve` shall ever bring back. What is permitted stays so for now.
+pub(crate) fn change(process: &ProcessPlan) -> StepResult<()> {
+    drop_bounding(process.capabilities.bounding).step(Step::Capabilities)?;
+    set_keep_capabilities(true).step(Step::Capabilities)?;
+    set_groups(process).step_at(Step::Identity, format_args!("{}:{}", process.uid, process.gid))?;
+    set_keep_capabilities(false).step(Step::Capabilities)
+}
+
 /// Gives up every privilege that the process is not to have. There is no way back.
 ///
 /// Capabilities are intersected with what this process itself has: a daemon that lacks one starts containers
 /// without it rather than not at all.
-pub(crate) fn assume(process: &ProcessPlan) -> StepResult<()> {
-    let ours = capabilities(None).step(Step::Capabilities)?.permitted;
-    let sets = process.capabilities.granted(ours.bits(), process.uid);
-    drop_bounding(process.capabilities.bounding).step(Step::Capabilities)?;
-    set_keep_capabilities(true).step(Step::Capabilities)?;
-    set_groups(process).step_at(Step::Identity, format_args!("{}:{}", process.uid, process.gid))?;
-    set_keep_capabilities(false).step(Step::Capabilities)?;
-    set_sets(sets).step(Step::Capabilities)?;
+pub(crate) fn give_up_privileges(process: &ProcessPlan) -> StepResult<()> {
+    set_sets(granted(process)?).step(Step::Capabilities)?;
     if process.no_new_privileges {
         set_no_new_privs(true).step(Step::NoNewPrivileges)?;
     }
     Ok(())
+}
+
+/// Loads the filter if that takes the privileges which are about to be given up.
+pub(crate) fn filter_early(process: &ProcessPlan) -> StepResult<()> {
+    let Some(filter) = &process.seccomp else {
+        return Ok(());
+    };
+    if may_filter_at_last(process)? {
+        return Ok(());
+    }
+    let ours = capabilities(None).step(Step::Capabilities)?.permitted;
+    // A user other than root has them permitted, but no more in effect.
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: ours & CapabilitySet::SYS_ADMIN,
+            permitted: ours,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+    .step(Step::Capabilities)?;
+    filter.load().step(Step::Seccomp)
+}
+
+/// Loads the filter right before `execve`, where that is possible, so that the program's is the only call it must allow.
+pub(crate) fn filter_at_last(process: &ProcessPlan) -> StepResult<()> {
+    match &process.seccomp {
+        Some(filter) if may_filter_at_last(process)? => filter.load().step(Step::Seccomp),
+        _ => Ok(()),
+    }
+}
+
+/// seccomp(2) wants `no_new_privs` or CAP_SYS_ADMIN.
+fn may_filter_at_last(process: &ProcessPlan) -> StepResult<bool> {
+    let privileged = CapabilitySet::from_bits_retain(granted(process)?.effective);
+    Ok(process.no_new_privileges || privileged.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// The sets that the program is executed with.
+fn granted(process: &ProcessPlan) -> StepResult<Capabilities> {
+    let ours = capabilities(None).step(Step::Capabilities)?.permitted;
+    Ok(process.capabilities.granted(ours.bits(), process.uid))
 }
 
 fn set_groups(process: &ProcessPlan) -> rustix::io::Result<()> {

@@ -17,6 +17,7 @@ mod devices;
 mod exec;
 mod failure;
 mod identity;
+mod lsm;
 mod masks;
 mod mounts;
 mod plan;

@@ -10,6 +10,7 @@ use minicbor::{Decode, Encode};
 
 use super::sealed::seal;
 use super::values::{ContainerPath, HostPath, ProcessString};
+use crate::seccomp::Filter;
 
 /// Everything that starts a container. Made by [`LaunchPlan::from_spec`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -71,6 +72,9 @@ pub(crate) struct RootPlan {
     pub(crate) readonly: bool,
     #[n(2)]
     pub(crate) shared: bool,
+    /// The SELinux label of everything on it, in place of labels of its own.
+    #[n(43)]
+    pub(crate) label: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -104,6 +108,21 @@ pub(crate) struct MountPlan {
     pub(crate) attributes: Attributes,
     #[n(2)]
     pub(crate) source: MountSource,
+}
+
+impl MountPlan {
+    /// Gives what is on a file system of the container's own an SELinux label. Those that show the kernel's objects
+    /// have labels by policy.
+    pub(crate) fn label(&mut self, label: &str) {
+        if let MountSource::Fresh { kind, options } = &mut self.source
+            && matches!(
+                kind,
+                FileSystem::Tmpfs | FileSystem::Dev | FileSystem::Devpts | FileSystem::Mqueue
+            )
+        {
+            options.push(("context".to_owned(), label.to_owned()));
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
@@ -306,6 +325,15 @@ pub(crate) struct ProcessPlan {
     pub(crate) oom_score_adj: i32,
     #[n(11)]
     pub(crate) terminal: Option<Terminal>,
+    /// What system calls it may make.
+    #[n(40)]
+    pub(crate) seccomp: Option<Filter>,
+    /// The AppArmor profile that it is in from `execve` on.
+    #[n(41)]
+    pub(crate) apparmor: Option<ProcessString>,
+    /// The SELinux label that it has from `execve` on.
+    #[n(42)]
+    pub(crate) selinux: Option<ProcessString>,
 }
 
 /// A terminal and its first size.
@@ -381,6 +409,14 @@ pub(crate) enum LimitedResource {
 }
 
 impl LaunchPlan {
+    /// Confines the container's process by a filter. The caller compiles it: once for all containers of a profile, and
+    /// where a mistake in the profile can still be told.
+    #[must_use]
+    pub fn filtered(mut self, filter: Option<Filter>) -> Self {
+        self.process.seccomp = filter;
+        self
+    }
+
     /// Writes the plan into a sealed memfd, to be passed to a supervisor.
     ///
     /// # Errors
@@ -391,6 +427,13 @@ impl LaunchPlan {
 }
 
 impl ExecPlan {
+    /// As [`LaunchPlan::filtered`].
+    #[must_use]
+    pub fn filtered(mut self, filter: Option<Filter>) -> Self {
+        self.process.seccomp = filter;
+        self
+    }
+
     /// As [`LaunchPlan::seal`].
     ///
     /// # Errors

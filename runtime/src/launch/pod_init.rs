@@ -2,10 +2,11 @@
 //!
 //! It exists so that the namespace does, and so that orphans have a parent. Containers see it and may trace it, so
 //! there is nothing to find in it: an empty read-only root (but for the procfs that containers of the pod start
-//! from), no fds, no capabilities. The kernel reaps its children by itself, and it dies with the supervisor.
+//! from), no fds, no capabilities, no system call but to wait. The kernel reaps its children by itself, and it dies with the supervisor.
 
 use std::os::fd::AsFd;
 
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSyscall};
 use rustix::fs::Mode;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, move_mount};
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
@@ -18,6 +19,7 @@ use super::plan::{Attributes, Capabilities, FileSystem, ProcessPlan};
 use super::pod::PodInit;
 use super::values::ContainerPath;
 use super::{LaunchMessage, Received, Step, identity, rootfs, stage1};
+use crate::seccomp::{Filter, Machine, compile};
 use crate::sys;
 use crate::sys::clone::{CloneOptions, Namespaces, clone3};
 use crate::sys::mount::{AttrChange, set_attributes};
@@ -56,10 +58,13 @@ fn become_init(reporter: &Reporter) -> StepResult<()> {
     rustix::process::setsid().step(Step::PodInit)?;
     sys::signal::reset_all();
     sys::signal::ignore_children().step(Step::PodInit)?;
-    identity::assume(&nobody_special())?;
+    let nobody = nobody_special();
+    identity::change(&nobody)?;
+    identity::give_up_privileges(&nobody)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step(Step::PodInit)?;
     // After the change of credentials, which clears it.
     set_parent_process_death_signal(Some(Signal::KILL)).step(Step::PodInit)?;
+    only_wait().load().step(Step::Seccomp)?;
     let _ = reporter;
     sys::fds::close_all_except(&mut []).step(Step::PodInit)?;
     sys::signal::wait_forever()
@@ -99,6 +104,30 @@ fn enter_empty_root() -> rustix::io::Result<()> {
     )
 }
 
+/// The calls that are left to it. A container that may trace it gains nothing but one more process that waits.
+fn only_wait() -> Filter {
+    let names = [
+        "close_range",
+        "pause",
+        "ppoll",
+        "restart_syscall",
+        "rt_sigreturn",
+        "exit",
+        "exit_group",
+    ];
+    let mut allowed = LinuxSyscall::default();
+    allowed
+        .set_names(names.map(str::to_owned).to_vec())
+        .set_action(LinuxSeccompAction::ScmpActAllow);
+    let mut profile = LinuxSeccomp::default();
+    profile
+        .set_default_action(LinuxSeccompAction::ScmpActErrno)
+        .set_syscalls(Some(vec![allowed]));
+    compile(&profile, Machine::HOST)
+        .expect("a constant profile compiles")
+        .filter
+}
+
 /// Root, but with no capability in any set and no way to gain one.
 fn nobody_special() -> ProcessPlan {
     ProcessPlan {
@@ -114,5 +143,8 @@ fn nobody_special() -> ProcessPlan {
         rlimits: Vec::new(),
         oom_score_adj: 0,
         terminal: None,
+        seccomp: None,
+        apparmor: None,
+        selinux: None,
     }
 }

@@ -33,10 +33,12 @@ const FIXED_OPTIONS: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "of
 pub(crate) fn prepare(plan: &RootPlan) -> StepResult<Option<OwnedFd>> {
     match &plan.source {
         RootSource::Directory { path } => directory(path).map(Some).step_at(Step::PrepareRoot, path),
-        RootSource::Overlay { lower, upper, work } => match overlay_by_fsconfig(lower, upper, work) {
-            Err(Errno::INVAL | Errno::NOSYS) => Ok(None),
-            other => other.map(Some).step_at(Step::PrepareRoot, upper),
-        },
+        RootSource::Overlay { lower, upper, work } => {
+            match overlay_by_fsconfig(lower, upper, work, plan.label.as_deref()) {
+                Err(Errno::INVAL | Errno::NOSYS) => Ok(None),
+                other => other.map(Some).step_at(Step::PrepareRoot, upper),
+            }
+        }
     }
 }
 
@@ -47,7 +49,7 @@ pub(crate) fn prepare_by_mount(plan: &RootPlan) -> StepResult<OwnedFd> {
     match &plan.source {
         RootSource::Directory { path } => directory(path).step_at(Step::PrepareRoot, path),
         RootSource::Overlay { lower, upper, work } => {
-            overlay_by_mount(lower, upper, work).step_at(Step::PrepareRoot, upper)
+            overlay_by_mount(lower, upper, work, plan.label.as_deref()).step_at(Step::PrepareRoot, upper)
         }
     }
 }
@@ -67,7 +69,12 @@ fn clone_flags() -> OpenTreeFlags {
     OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC
 }
 
-fn overlay_by_fsconfig(lower: &[HostPath], upper: &HostPath, work: &HostPath) -> rustix::io::Result<OwnedFd> {
+fn overlay_by_fsconfig(
+    lower: &[HostPath],
+    upper: &HostPath,
+    work: &HostPath,
+    label: Option<&str>,
+) -> rustix::io::Result<OwnedFd> {
     if lower
         .iter()
         .chain([upper, work])
@@ -88,6 +95,9 @@ fn overlay_by_fsconfig(lower: &[HostPath], upper: &HostPath, work: &HostPath) ->
     fsconfig_set_flag(context.as_fd(), "volatile")?;
     // Otherwise each new upper gets an attribute written to it, for users of file handles that there are none of.
     fsconfig_set_string(context.as_fd(), "uuid", "null")?;
+    if let Some(label) = label {
+        fsconfig_set_string(context.as_fd(), "context", label)?;
+    }
     fsconfig_create(context.as_fd())?;
     fsmount(
         context.as_fd(),
@@ -96,7 +106,12 @@ fn overlay_by_fsconfig(lower: &[HostPath], upper: &HostPath, work: &HostPath) ->
     )
 }
 
-fn overlay_by_mount(lower: &[HostPath], upper: &HostPath, work: &HostPath) -> rustix::io::Result<OwnedFd> {
+fn overlay_by_mount(
+    lower: &[HostPath],
+    upper: &HostPath,
+    work: &HostPath,
+    label: Option<&str>,
+) -> rustix::io::Result<OwnedFd> {
     unshare(UnshareFlags::NEWNS)?;
     make_all_private()?;
     // Names relative to the layers' common directory, so that 500 of them fit into a page.
@@ -115,6 +130,10 @@ fn overlay_by_mount(lower: &[HostPath], upper: &HostPath, work: &HostPath) -> ru
         options.extend_from_slice(format!(",{name}={value}").as_bytes());
     }
     options.extend_from_slice(b",volatile");
+    if let Some(label) = label {
+        // Quoted, as a level may list categories with commas.
+        options.extend_from_slice(format!(",context=\"{label}\"").as_bytes());
+    }
     if options.len() > MOUNT_DATA_MAX {
         return Err(Errno::NAMETOOLONG);
     }

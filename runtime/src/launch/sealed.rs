@@ -91,6 +91,9 @@ mod tests {
                     rows: 24,
                     columns: 80,
                 }),
+                seccomp: None,
+                apparmor: Some(ProcessString::parse(b"profile").unwrap()),
+                selinux: None,
             },
         }
     }

@@ -13,16 +13,16 @@ use rustix::io::Errno;
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use super::channel::Reporter;
-use super::exec::become_program;
+use super::exec::{become_program, lead_session};
 use super::failure::{InStep, StepResult, failure};
 use super::mounts::{self, borrow_procfs};
 use super::plan::{CgroupEntry, ExecPlan, LaunchPlan, PidMode, ProcessPlan};
 use super::rooted::Root;
 use super::sealed::unseal;
-use super::steps::{Prepared, absent_of, confine, enter_root, exec_console};
+use super::steps::{Next, Prepared, absent_of, confine, enter_root, exec_console};
 use super::{ChildStdio, Step, Surroundings, rootfs};
 use crate::sys;
-use crate::sys::clone::{CloneOptions, Namespaces, clone3, unshare};
+use crate::sys::clone::{CloneOptions, Namespaces, clone_sibling, clone3, unshare};
 use crate::sys::fds::close_all_except;
 
 /// Runs a stage and reports how it failed; returns the exit code.
@@ -93,7 +93,13 @@ fn clone_then_set_up(
     };
     last_clone(namespaces, reporter, || {
         let seen = ManuallyDrop::new(enter_root(plan, prepared, reporter)?);
-        confine(&plan.process, stdio, &seen.absent_stdio(), reporter)?;
+        confine(
+            &plan.process,
+            stdio,
+            &seen.absent_stdio(),
+            reporter,
+            Next::Program,
+        )?;
         Err(become_program(&plan.process))
     })
 }
@@ -113,10 +119,8 @@ fn set_up_then_clone(
     // This changes only what later children are born into.
     move_into_thread_name_spaces(namespace, ThreadNameSpaceType::PROCESS_ID)
         .step_at(Step::Namespaces, "pid")?;
-    confine(&plan.process, stdio, &seen.absent_stdio(), reporter)?;
-    last_clone(Namespaces::default(), reporter, || {
-        Err(become_program(&plan.process))
-    })
+    confine(&plan.process, stdio, &seen.absent_stdio(), reporter, Next::Clone)?;
+    clone_program(&plan.process, reporter)
 }
 
 /// Starts a process in a running container, whose init `init` is the pidfd of.
@@ -140,10 +144,21 @@ pub(crate) fn exec(
     let root = Root::new(root.as_fd());
     let console = ManuallyDrop::new(exec_console(root, &plan.process, reporter)?);
     let absent = absent_of(console.as_ref(), None, root);
-    confine(&plan.process, stdio, &absent, reporter)?;
-    last_clone(Namespaces::default(), reporter, || {
-        Err(become_program(&plan.process))
-    })
+    confine(&plan.process, stdio, &absent, reporter, Next::Clone)?;
+    clone_program(&plan.process, reporter)
+}
+
+/// Clones the process that becomes the program out of one that is confined already.
+fn clone_program(process: &ProcessPlan, reporter: &Reporter) -> StepResult<()> {
+    let stage = || {
+        lead_session(process)?;
+        Err(become_program(process))
+    };
+    // Filters deny clone3, whose flags they cannot see; clone can be told from a clone with new namespaces.
+    let child = clone_sibling(|| run(reporter, stage)).step(Step::CloneInit)?;
+    reporter
+        .started(child.pid, child.pidfd.as_fd())
+        .step(Step::CloneInit)
 }
 
 /// Clones the process that becomes the program, as a sibling of this one, and tells the supervisor.

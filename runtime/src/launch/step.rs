@@ -82,6 +82,12 @@ steps! {
     ExecFormat = 28, "exec of unknown format";
     /// `execve`: the file system forbids execution.
     ExecNoexec = 29, "exec on noexec mount";
+    /// Loading the seccomp filter.
+    Seccomp = 30, "load seccomp filter";
+    /// Asking for the AppArmor profile from `execve` on.
+    AppArmor = 31, "enter AppArmor profile";
+    /// Asking for the SELinux label from `execve` on.
+    Selinux = 32, "set SELinux label";
 }
 
 impl Step {

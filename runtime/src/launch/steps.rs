@@ -9,13 +9,14 @@ use rustix::io::Errno;
 
 use super::channel::Reporter;
 use super::console::{Console, find_devpts};
+use super::exec::{freshen, lead_session};
 use super::failure::{InStep, StepResult, failure};
 use super::mounts::{Source, attach_fresh, attach_volume, fresh};
 use super::plan::{FileSystem, LaunchPlan, MountPlan, MountSource, ProcessPlan};
 use super::rooted::{Kind, Root};
 use super::stdio::{Absent, wire};
 use super::values::ContainerPath;
-use super::{ChildStdio, Step, cgroup_mounts, devices, identity, masks, rlimits, rootfs};
+use super::{ChildStdio, Step, cgroup_mounts, devices, identity, lsm, masks, rlimits, rootfs};
 use crate::sys;
 use crate::sys::mount::{AttrChange, set_attributes};
 
@@ -158,30 +159,53 @@ pub(crate) fn exec_console(
     Ok(Some(console))
 }
 
-/// Takes away everything that the program is not to have: fds, keys, limits, identity, privileges.
+/// What a process does once it is confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It becomes the program.
+    Program,
+    /// It clones the process that does, into a PID namespace that others are in.
+    Clone,
+}
+
+/// Takes away everything that the program is not to have: fds, keys, limits, identity, system calls, privileges.
+///
+/// What comes after the seccomp filter is all that the filter must allow for the launch to succeed. With
+/// `no_new_privs`, or a program that keeps CAP_SYS_ADMIN, that is `execve` alone: the filter is loaded there. Otherwise
+/// it takes the privileges that are about to go, so `capset`, `prctl` and `execve` follow it; and where another clone
+/// must come between, `clone`, `setsid`, and `sendmsg` to tell of it, all of which any profile that lets a shell run
+/// has.
 pub(crate) fn confine(
     process: &ProcessPlan,
     stdio: &ChildStdio,
     absent: &Absent<'_>,
     reporter: &Reporter,
+    next: Next,
 ) -> StepResult<()> {
     new_keyring()?;
     wire(stdio, absent, process.uid)?;
     // No fd of the host is left when the working directory is entered: it may be named /proc/self/fd/N.
     sys::fds::close_all_except(&mut [0, 1, 2, reporter.as_fd().as_raw_fd()]).step(Step::Stdio)?;
+    lsm::label_on_exec(process)?;
     rlimits::set(&process.rlimits)?;
     // Raising what was lowered takes privileges; where they lack, the inherited value stays.
     let _ = rustix::process::setpriority_process(None, 0);
+    if next == Next::Program {
+        lead_session(process)?;
+    }
+    freshen(process)?;
     // Entered as root first, as a directory that only root may enter is still a working directory; a network file
     // system that trusts no root wants it the other way round.
     let entered_as_root = enter_working_dir(&process.cwd);
-    identity::assume(process)?;
+    identity::change(process)?;
     match entered_as_root {
         Err(refused) if refused.errno == libc::EACCES || refused.errno == libc::EPERM => {
-            enter_working_dir(&process.cwd)
+            enter_working_dir(&process.cwd)?;
         }
-        other => other,
+        other => other?,
     }
+    identity::filter_early(process)?;
+    identity::give_up_privileges(process)
 }
 
 /// Enters the working directory, and makes sure that it is in the container (CVE-2024-21626).

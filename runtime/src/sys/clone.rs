@@ -91,8 +91,7 @@ pub(crate) fn clone3(options: CloneOptions<'_>, child: impl FnOnce() -> i32) -> 
     // is written before the call returns in the parent.
     let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
     if pid == 0 {
-        let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(125);
-        exit_now(code);
+        run_in_clone(child);
     }
     // SAFETY: the kernel stored a new fd that nobody else owns (CLONE_PIDFD was set and the call succeeded).
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -100,6 +99,30 @@ pub(crate) fn clone3(options: CloneOptions<'_>, child: impl FnOnce() -> i32) -> 
         pid: pid as i32,
         pidfd,
     })
+}
+
+/// As [`clone3`] of a sibling without new namespaces, through the older call, which seccomp filters can look into and
+/// therefore allow.
+pub(crate) fn clone_sibling(child: impl FnOnce() -> i32) -> Result<Child> {
+    let mut pidfd: RawFd = -1;
+    let flags = (libc::CLONE_PIDFD | libc::CLONE_PARENT) as u64;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: as in `clone3`. The third argument is where the pidfd goes; the order of the last two, both unused,
+    // depends on the machine.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, none, &raw mut pidfd, none, none) })?;
+    if pid == 0 {
+        run_in_clone(child);
+    }
+    // SAFETY: as in `clone3`.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child {
+        pid: pid as i32,
+        pidfd,
+    })
+}
+
+fn run_in_clone(child: impl FnOnce() -> i32) -> ! {
+    exit_now(catch_unwind(AssertUnwindSafe(child)).unwrap_or(125))
 }
 
 /// Exits without running anything that the process registered for its exit: that belongs to the parent.

@@ -7,6 +7,7 @@
 mod attacks;
 mod exec;
 mod failures;
+mod filter;
 mod inheritance;
 mod isolation;
 mod mounts;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         attacks::TESTS,
         exec::TESTS,
         terminal::TESTS,
+        filter::TESTS,
         pod::TESTS,
         speed::TESTS,
     ]

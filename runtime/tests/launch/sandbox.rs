@@ -14,6 +14,7 @@ use runtime::launch::{
     Launching, NetworkMode, PidMode, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, Received,
     Rootfs, SetupFailure, Sharing, Surroundings, create_namespaces, launch_container, launch_exec,
 };
+use runtime::seccomp::Filter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -110,6 +111,7 @@ pub(crate) struct Container {
     pub(crate) cgroup: Cgroup,
     pub(crate) exact: ExactStrings,
     pub(crate) target: Option<OwnedFd>,
+    pub(crate) filter: Option<Filter>,
 }
 
 /// A process that has been executed.
@@ -212,6 +214,7 @@ impl Sandbox {
             cgroup,
             exact: ExactStrings::default(),
             target: None,
+            filter: None,
         }
     }
 
@@ -223,7 +226,9 @@ impl Sandbox {
             sharing: self.sharing,
             exact: container.exact.clone(),
         };
-        LaunchPlan::from_spec(&spec, &context).expect("a plan")
+        LaunchPlan::from_spec(&spec, &context)
+            .expect("a plan")
+            .filtered(container.filter.clone())
     }
 
     /// Launches and waits for `execve`.
@@ -279,6 +284,7 @@ impl Sandbox {
         let process = serde_json::from_value(process.clone()).expect("a process");
         let plan = ExecPlan::from_process(&process, &context)
             .unwrap()
+            .filtered(container.filter.clone())
             .seal()
             .unwrap();
         let v2 = container.cgroup.open_v2().unwrap();

@@ -1,7 +1,8 @@
 //! From an OCI runtime spec to a plan.
 //!
 //! The spec is the contract with whoever wrote it; nothing in it is silently dropped. A field that is not
-//! supported, or that contradicts another or the pod, is refused with its name. What deliberately has no
+//! supported, or that contradicts another or the pod, is refused with its name. The seccomp filter comes beside it,
+//! compiled: [`LaunchPlan::filtered`]. What deliberately has no
 //! effect: `ociVersion`, `annotations`, `root.path` (the root is in the [`LaunchContext`]), `linux.resources`
 //! (written by [`Cgroup`]) and the paths of namespaces (the supervisor is in them).
 
@@ -31,14 +32,21 @@ impl LaunchPlan {
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
         let own_cgroup_namespace = check_namespaces(linux, context.sharing)?;
         check_cgroups_path(linux, context.cgroup)?;
-        let mounts = mounts::convert(
+        let mut mounts = mounts::convert(
             spec.mounts().as_deref().unwrap_or_default(),
             context,
             own_cgroup_namespace,
         )?;
+        let label = mount_label(linux)?;
+        if let Some(label) = &label {
+            mounts.iter_mut().for_each(|mount| mount.label(label));
+        }
         let devices = devices::convert(linux.devices().as_deref().unwrap_or_default())?;
         Ok(LaunchPlan {
-            root: root(spec, linux, &context.rootfs)?,
+            root: RootPlan {
+                label,
+                ..root(spec, linux, &context.rootfs)?
+            },
             mounts,
             devices,
             masked: paths("linux.maskedPaths", linux.masked_paths().as_deref())?,
@@ -82,6 +90,12 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), PlanError> {
             with: "the pod, which has the namespaces",
         });
     }
+    if linux.seccomp().is_some() {
+        return Err(PlanError::Contradiction {
+            field: "linux.seccomp".into(),
+            with: "the filter, which comes compiled",
+        });
+    }
     let hooks = spec
         .hooks()
         .as_ref()
@@ -101,8 +115,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), PlanError> {
             "linux.gidMappings",
             linux.gid_mappings().as_ref().is_some_and(|list| !list.is_empty()),
         ),
-        ("linux.seccomp", linux.seccomp().is_some()),
-        ("linux.mountLabel", not_empty(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.personality", linux.personality().is_some()),
         (
@@ -239,7 +251,14 @@ fn root(spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<RootPlan, PlanErr
         source,
         readonly,
         shared,
+        label: None,
     })
+}
+
+/// The SELinux label of the root file system and of what is mounted afresh.
+fn mount_label(linux: &Linux) -> Result<Option<String>, PlanError> {
+    let label = process::label("linux.mountLabel", linux.mount_label().as_deref())?;
+    Ok(label.map(|label| String::from_utf8_lossy(label.to_bytes()).into_owned()))
 }
 
 fn tasks(cgroup: &Cgroup) -> Result<Vec<HostPath>, PlanError> {

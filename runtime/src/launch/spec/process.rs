@@ -10,6 +10,8 @@ use crate::launch::values::ProcessString;
 
 /// Uids and gids from 2^31 on are refused: programs that hold them in a signed integer take them for errors.
 const ID_MAX: u32 = i32::MAX as u32;
+/// Profiles and labels are written into procfs files that take no more than a page.
+const NAME_MAX: usize = 4000;
 /// The kernel's NGROUPS_MAX.
 const GROUPS_MAX: usize = 65536;
 
@@ -21,11 +23,6 @@ pub(super) fn convert(
     use std::os::unix::ffi::OsStrExt;
     let named = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     refuse(&[
-        (
-            &format!("{field}.apparmorProfile"),
-            named(process.apparmor_profile()),
-        ),
-        (&format!("{field}.selinuxLabel"), named(process.selinux_label())),
         (&format!("{field}.ioPriority"), process.io_priority().is_some()),
         (&format!("{field}.scheduler"), process.scheduler().is_some()),
         (
@@ -94,7 +91,39 @@ pub(super) fn convert(
         rlimits: rlimits(&format!("{field}.rlimits"), process)?,
         oom_score_adj: oom_score_adj(&format!("{field}.oomScoreAdj"), process)?,
         terminal: terminal(&format!("{field}.consoleSize"), process)?,
+        seccomp: None,
+        apparmor: profile_name(
+            &format!("{field}.apparmorProfile"),
+            process.apparmor_profile().as_deref(),
+        )?,
+        selinux: label(
+            &format!("{field}.selinuxLabel"),
+            process.selinux_label().as_deref(),
+        )?,
     })
+}
+
+/// What procfs takes as the name of an AppArmor profile: a line of at most a page.
+fn profile_name(field: &str, name: Option<&str>) -> Result<Option<ProcessString>, PlanError> {
+    match name.unwrap_or_default() {
+        "" => Ok(None),
+        name if name.len() > NAME_MAX || name.chars().any(char::is_control) => {
+            Err(invalid(field, &name, "is no name of a profile"))
+        }
+        name => process_string(field, name.as_bytes()).map(Some),
+    }
+}
+
+/// `user:role:type[:level]`, where only the level may itself have colons.
+pub(super) fn label(field: &str, label: Option<&str>) -> Result<Option<ProcessString>, PlanError> {
+    let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic());
+    match label.unwrap_or_default() {
+        "" => Ok(None),
+        text if text.len() <= NAME_MAX && text.split(':').count() >= 3 && text.split(':').all(plain) => {
+            process_string(field, text.as_bytes()).map(Some)
+        }
+        text => Err(invalid(field, &text, "is no SELinux label")),
+    }
 }
 
 fn strings(

@@ -93,6 +93,32 @@ fn a_usual_spec_becomes_a_plan() {
 }
 
 #[test]
+fn labels_go_to_the_process_and_to_what_is_mounted_afresh() {
+    let mut spec = usual();
+    let (process, files) = (
+        "system_u:system_r:container_t:s0:c1,c2",
+        "system_u:object_r:container_file_t:s0:c1,c2",
+    );
+    spec["process"]["selinuxLabel"] = json!(process);
+    spec["process"]["apparmorProfile"] = json!("a profile");
+    spec["linux"]["mountLabel"] = json!(files);
+    let plan = plan(&spec).unwrap();
+    assert_eq!(plan.process.selinux.unwrap().to_bytes(), process.as_bytes());
+    assert_eq!(plan.process.apparmor.unwrap().to_bytes(), b"a profile");
+    assert_eq!(plan.root.label.as_deref(), Some(files));
+    let labelled: Vec<_> = plan
+        .mounts
+        .iter()
+        .filter(|mount| match &mount.source {
+            MountSource::Fresh { options, .. } => options.contains(&("context".into(), files.into())),
+            _ => false,
+        })
+        .map(|mount| mount.target.to_string())
+        .collect();
+    assert_eq!(labelled, ["/dev"], "procfs has labels by policy");
+}
+
+#[test]
 fn exact_strings_replace_those_of_the_spec() {
     let cgroup = cgroup();
     let exact = ExactStrings {
@@ -119,9 +145,13 @@ fn unsupported_fields_are_named() {
         (
             "/linux/seccomp",
             json!({"defaultAction": "SCMP_ACT_ALLOW"}),
-            "linux.seccomp: not supported",
+            "linux.seccomp: contradicts the filter, which comes compiled",
         ),
-        ("/linux/mountLabel", json!("x"), "linux.mountLabel: not supported"),
+        (
+            "/linux/mountLabel",
+            json!("x"),
+            "linux.mountLabel: \"x\" is no SELinux label",
+        ),
         (
             "/linux/uidMappings",
             json!([{"hostID": 1, "containerID": 0, "size": 1}]),
@@ -129,13 +159,13 @@ fn unsupported_fields_are_named() {
         ),
         (
             "/process/apparmorProfile",
-            json!("x"),
-            "process.apparmorProfile: not supported",
+            json!("x\nunconfined"),
+            "process.apparmorProfile: \"x\\nunconfined\" is no name of a profile",
         ),
         (
             "/process/selinuxLabel",
-            json!("x"),
-            "process.selinuxLabel: not supported",
+            json!("a:b:c d"),
+            "process.selinuxLabel: \"a:b:c d\" is no SELinux label",
         ),
         (
             "/hooks",
