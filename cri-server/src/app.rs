@@ -15,6 +15,7 @@ use runtime::launch::{
 };
 
 use crate::config::Config;
+use crate::confinement::Confinement;
 use crate::container::{ContainerName, ContainerRecord};
 use crate::host::Host;
 use crate::ids::{ContainerId, PodId};
@@ -67,6 +68,8 @@ pub struct App {
     pub network: Network,
     /// The control group hierarchies of this host.
     pub cgroups: Cgroups,
+    /// What confines containers.
+    pub confinement: Confinement,
     /// Pods' files and mounts.
     pub host: Host,
     /// Exit records that supervisors write.
@@ -96,6 +99,7 @@ impl App {
             images: image::Store::open(images::store_config(&config)).await?,
             network: Network::open(network::network_config(&config)?).await?,
             cgroups,
+            confinement: Confinement::detect(&config.security, std::path::Path::new("/")),
             host: Host,
             exits: ExitDirectory::open(&exits).map_err(Error::io("open", &exits))?,
             supervisor_binary: SupervisorBinary::load(&config.supervisor.path)
@@ -125,7 +129,7 @@ impl App {
                 env: Some(record.env.clone()),
             },
         };
-        Ok(LaunchPlan::from_spec(&record.spec()?, &context)?)
+        Ok(LaunchPlan::from_spec(&record.spec()?, &context)?.filtered(filter(record)))
     }
 
     /// The plan of an exec, sealed.
@@ -146,7 +150,7 @@ impl App {
                 env: Some(record.env.clone()),
             },
         };
-        let plan = ExecPlan::from_process(process, &context)?;
+        let plan = ExecPlan::from_process(process, &context)?.filtered(filter(record));
         plan.seal().map_err(Error::io("seal", "exec plan"))
     }
 
@@ -162,6 +166,11 @@ impl App {
             self.remove_empty_cgroups().await;
         }
     }
+}
+
+/// What every process of a container is filtered by.
+fn filter(record: &ContainerRecord) -> Option<runtime::seccomp::Filter> {
+    record.seccomp.as_ref().map(|seccomp| seccomp.filter.clone())
 }
 
 /// Whose namespaces a container is in; the supervisor has made those of the pod.

@@ -64,6 +64,8 @@ pub struct Config {
     pub handlers: BTreeMap<String, Handler>,
     /// Limits of every container that its pod does not set.
     pub limits: Limits,
+    /// What confines containers that do not say.
+    pub security: Security,
     /// What the fields above were checked from; kept so that `crisp config` prints what the user wrote.
     raw: raw::Raw,
 }
@@ -184,6 +186,22 @@ pub struct Limits {
     pub open_files: (u64, u64),
     /// How long an ExecSync waits for output after its command has exited.
     pub exec_drain: Duration,
+}
+
+/// What confines containers that do not say.
+#[derive(Debug, Clone, Copy)]
+pub struct Security {
+    /// For containers that name no seccomp profile.
+    pub seccomp_when_unset: SeccompWhenUnset,
+}
+
+/// The seccomp profile of containers that name none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeccompWhenUnset {
+    /// None.
+    Unconfined,
+    /// The one that `RuntimeDefault` names.
+    RuntimeDefault,
 }
 
 impl Config {

@@ -6,6 +6,7 @@
 //! ```
 
 mod config;
+mod profile;
 
 use minicbor::{Decode, Encode};
 use tokio::sync::{Mutex, watch};
@@ -17,6 +18,7 @@ use crate::{Error, Result};
 pub use config::{
     ContainerConfig, ContainerName, Device, GroupsPolicy, Mount, Propagation, Resources, RunAs, Security,
 };
+pub use profile::{Profile, Seccomp, SelinuxOptions};
 
 /// Who the container's first process is, as far as numbers go.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -73,6 +75,9 @@ pub struct ContainerRecord {
     /// `NAME=value` as bytes.
     #[cbor(n(11), with = "crate::store::strings")]
     pub env: Vec<Vec<u8>>,
+    /// What its system calls are filtered by.
+    #[n(40)]
+    pub seccomp: Option<Seccomp>,
 }
 
 impl ContainerRecord {

@@ -53,6 +53,14 @@ pub enum Error {
     /// The pod's supervisor could not be started or reached, or it refused.
     #[error("supervisor: {0}")]
     Supervisor(#[source] crate::supervisor::Error),
+    /// A seccomp profile cannot become a filter.
+    #[error("security_context.seccomp: profile {profile}: {source}")]
+    Seccomp {
+        /// Its path, or what the default one is called.
+        profile: String,
+        /// What is wrong with it.
+        source: runtime::seccomp::SeccompError,
+    },
     /// Images and snapshots.
     #[error(transparent)]
     Image(#[from] image::Error),

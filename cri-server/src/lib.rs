@@ -23,6 +23,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod confinement;
 pub mod container;
 pub mod convert;
 pub mod error;

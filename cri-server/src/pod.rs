@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use minicbor::{Decode, Encode};
 use tokio::sync::watch;
 
-use crate::container::{Container, Resources};
+use crate::container::{Container, Resources, SelinuxOptions};
 use crate::ids::{ContainerId, PodId};
 use crate::supervisor::Supervisor;
 use crate::time::Nanos;
@@ -149,6 +149,9 @@ pub struct PodConfig {
     /// The sum of its containers' resources.
     #[n(13)]
     pub resources: Option<Resources>,
+    /// SELinux label of what its containers share, and of containers that name none.
+    #[n(40)]
+    pub selinux: Option<SelinuxOptions>,
 }
 
 /// What is known of a sandbox since it was made: immutable.

@@ -28,7 +28,9 @@ impl From<&Error> for Status {
 
 fn code(error: &Error) -> Code {
     match error {
-        Error::Invalid { .. } | Error::Ambiguous { .. } | Error::Plan(_) => Code::InvalidArgument,
+        Error::Invalid { .. } | Error::Ambiguous { .. } | Error::Plan(_) | Error::Seccomp { .. } => {
+            Code::InvalidArgument
+        }
         Error::NotFound { .. } => Code::NotFound,
         Error::State { .. } => Code::FailedPrecondition,
         Error::ExecTimeout { .. } => Code::DeadlineExceeded,

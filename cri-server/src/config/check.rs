@@ -14,7 +14,7 @@ use super::raw::{self, Raw};
 use super::source::Places;
 use super::{
     Cgroup, CgroupDriver, Config, Embedded, Handler, Image, Limits, Log, LogFormat, Network, Registry,
-    Supervisor, duration,
+    SeccompWhenUnset, Security, Supervisor, duration,
 };
 
 /// `sun_path` holds 108 bytes with its final NUL (unix(7)).
@@ -55,6 +55,7 @@ pub(super) fn check((raw, places): (Raw, Places)) -> Result<Config> {
         image: at.image(&raw.image)?,
         handlers: at.handlers(&raw.handlers)?,
         limits: at.limits(&raw.limits)?,
+        security: at.security(&raw.security)?,
         raw,
     })
 }
@@ -124,6 +125,21 @@ impl At<'_> {
             return Err(self.wrong("socket", problem));
         }
         Ok(path)
+    }
+
+    fn security(&self, security: &raw::Security) -> Result<Security> {
+        let key = "security.seccomp_when_unset";
+        let seccomp_when_unset = match security.seccomp_when_unset.as_str() {
+            "Unconfined" => SeccompWhenUnset::Unconfined,
+            "RuntimeDefault" => SeccompWhenUnset::RuntimeDefault,
+            other => {
+                return Err(self.wrong(
+                    key,
+                    format!("{other:?} must be \"Unconfined\" or \"RuntimeDefault\""),
+                ));
+            }
+        };
+        Ok(Security { seccomp_when_unset })
     }
 
     fn log(&self, log: &raw::Log) -> Result<Log> {

@@ -104,6 +104,10 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "limits.exec_drain",
         "How long ExecSync waits for output after its command has exited.",
     ),
+    (
+        "security.seccomp_when_unset",
+        "Seccomp of containers that name no profile: \"Unconfined\" or \"RuntimeDefault\".",
+    ),
 ];
 
 /// The known key closest to an unknown one: a misspelling in the same table, else the same name in another table.

@@ -31,6 +31,7 @@ table!(Raw {
     registry: Registry = Registry::default(),
     image: Image = Image::default(),
     limits: Limits = Limits::default(),
+    security: Security = Security::default(),
 });
 
 table!(Handler {});
@@ -78,6 +79,11 @@ table!(Image {
     keep_compressed: bool = false,
     progress_timeout: String = "5m".into(),
     pinned: Vec<String> = Vec::new(),
+});
+
+table!(Security {
+    // As both peers; kubelet has a switch of its own, seccompDefault.
+    seccomp_when_unset: String = "Unconfined".into(),
 });
 
 table!(Limits {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 
+use super::profile::{Profile, SelinuxOptions};
 use crate::pod::Namespaces;
 
 /// CPU, memory and the rest of a container's limits, in the units of CRI. Zero means "not set".
@@ -161,6 +162,17 @@ pub struct Security {
     /// Paths that are read-only in the container.
     #[n(12)]
     pub readonly_paths: Vec<String>,
+    /// Which system calls it may make.
+    #[n(40)]
+    #[cbor(default)]
+    pub seccomp: Profile,
+    /// AppArmor.
+    #[n(41)]
+    #[cbor(default)]
+    pub apparmor: Profile,
+    /// SELinux; the pod's when unset.
+    #[n(42)]
+    pub selinux: Option<SelinuxOptions>,
 }
 
 /// The name of a container within its pod.

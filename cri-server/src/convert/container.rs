@@ -3,8 +3,9 @@
 use cri_api::v1;
 
 use super::{
-    bounded, bounded_map, id32, namespaces, namespaces_to_wire, refuse_profiles, required, resources,
-    resources_to_wire, signal,
+    bounded, bounded_map, id32, namespaces, namespaces_to_wire, required, resources, resources_to_wire,
+    security::{apparmor, seccomp, selinux},
+    signal,
 };
 use crate::container::{
     Container, ContainerConfig, ContainerName, ContainerState, Device, GroupsPolicy, Mount, Propagation,
@@ -123,12 +124,8 @@ fn log_path(path: &str) -> Result<String> {
 }
 
 fn security(wire: &v1::LinuxContainerSecurityContext) -> Result<Security> {
-    #[allow(deprecated)] // clients of an older API still send it
-    refuse_profiles(
-        wire.seccomp.as_ref(),
-        wire.apparmor.as_ref(),
-        &wire.seccomp_profile_path,
-    )?;
+    #[allow(deprecated)] // clients of an older API still send them
+    let (old_seccomp, old_apparmor) = (&wire.seccomp_profile_path, &wire.apparmor_profile);
     let capabilities = wire.capabilities.clone().unwrap_or_default();
     let user = match (&wire.run_as_user, wire.run_as_username.as_str()) {
         (Some(uid), _) => Some(RunAs::Uid(id32("security_context.run_as_user", uid.value)?)),
@@ -169,6 +166,9 @@ fn security(wire: &v1::LinuxContainerSecurityContext) -> Result<Security> {
         no_new_privs: wire.no_new_privs,
         masked_paths: paths("security_context.masked_paths", &wire.masked_paths)?,
         readonly_paths: paths("security_context.readonly_paths", &wire.readonly_paths)?,
+        seccomp: seccomp(wire.seccomp.as_ref(), old_seccomp)?,
+        apparmor: apparmor(wire.apparmor.as_ref(), old_apparmor)?,
+        selinux: selinux(wire.selinux_options.as_ref())?,
     })
 }
 
@@ -363,7 +363,12 @@ mod tests {
             ),
             (security(|s| s.masked_paths = vec!["proc".into()]), "masked_paths"),
             (
-                security(|s| s.seccomp = Some(v1::SecurityProfile::default())),
+                security(|s| {
+                    s.seccomp = Some(v1::SecurityProfile {
+                        profile_type: v1::security_profile::ProfileType::Localhost as i32,
+                        localhost_ref: String::new(),
+                    });
+                }),
                 "seccomp",
             ),
         ] {

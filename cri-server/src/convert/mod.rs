@@ -4,6 +4,7 @@
 pub mod container;
 pub mod image;
 pub mod pod;
+mod security;
 mod signal;
 
 use std::collections::BTreeMap;
@@ -156,28 +157,4 @@ fn namespaces_to_wire(namespaces: &crate::pod::Namespaces) -> v1::NamespaceOptio
         },
         userns_options: None,
     }
-}
-
-/// Seccomp and LSM profiles: what this version cannot enforce is refused, never silently dropped.
-fn refuse_profiles(
-    seccomp: Option<&v1::SecurityProfile>,
-    apparmor: Option<&v1::SecurityProfile>,
-    deprecated_seccomp: &str,
-) -> Result<()> {
-    use v1::security_profile::ProfileType::{Localhost, Unconfined};
-    let unconfined =
-        |profile: Option<&v1::SecurityProfile>| profile.is_none_or(|p| p.profile_type() == Unconfined);
-    if !unconfined(seccomp) || !["", "unconfined"].contains(&deprecated_seccomp) {
-        return Err(Error::invalid(
-            "security_context.seccomp",
-            "this version enforces no seccomp profile; ask for Unconfined",
-        ));
-    }
-    if apparmor.is_some_and(|p| p.profile_type() == Localhost) {
-        return Err(Error::invalid(
-            "security_context.apparmor",
-            "this version loads no AppArmor profile; ask for RuntimeDefault or Unconfined",
-        ));
-    }
-    Ok(())
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use cri_api::v1;
 
-use super::{bounded, bounded_map, namespaces, namespaces_to_wire, refuse_profiles, required, resources};
+use super::security::{apparmor, seccomp, selinux};
+use super::{bounded, bounded_map, namespaces, namespaces_to_wire, required, resources};
 use crate::pod::{Dns, NamespaceMode, Pod, PodConfig, PodName, PortMapping};
 use crate::{Error, Result};
 
@@ -16,11 +17,11 @@ pub fn config(wire: &v1::PodSandboxConfig, handler: &str) -> Result<PodConfig> {
     let name = name(wire.metadata.as_ref())?;
     let linux = wire.linux.clone().unwrap_or_default();
     let security = linux.security_context.clone().unwrap_or_default();
-    refuse_profiles(
-        security.seccomp.as_ref(),
-        security.apparmor.as_ref(),
-        &security.seccomp_profile_path_compat(),
-    )?;
+    // A sandbox has no program of anybody's: its profiles are checked, and confine nothing.
+    #[allow(deprecated)] // clients of an older API still send it
+    let old_seccomp = &security.seccomp_profile_path;
+    seccomp(security.seccomp.as_ref(), old_seccomp)?;
+    apparmor(security.apparmor.as_ref(), "")?;
     let namespaces = namespaces(security.namespace_options.as_ref(), false)?;
     let config = PodConfig {
         hostname: hostname(&wire.hostname)?,
@@ -40,6 +41,7 @@ pub fn config(wire: &v1::PodSandboxConfig, handler: &str) -> Result<PodConfig> {
         handler: bounded("runtime_handler", handler)?,
         overhead: linux.overhead.as_ref().map(resources),
         resources: linux.resources.as_ref().map(resources),
+        selinux: selinux(security.selinux_options.as_ref())?,
         namespaces,
         name,
     };
@@ -52,17 +54,6 @@ pub fn config(wire: &v1::PodSandboxConfig, handler: &str) -> Result<PodConfig> {
         });
     }
     Ok(config)
-}
-
-trait SeccompPath {
-    fn seccomp_profile_path_compat(&self) -> String;
-}
-
-impl SeccompPath for v1::LinuxSandboxSecurityContext {
-    #[allow(deprecated)] // clients of an older API still send it
-    fn seccomp_profile_path_compat(&self) -> String {
-        self.seccomp_profile_path.clone()
-    }
 }
 
 fn name(metadata: Option<&v1::PodSandboxMetadata>) -> Result<PodName> {
@@ -172,7 +163,7 @@ fn sysctls(config: &PodConfig) -> Result<()> {
         let refuse = |problem: &str| Err(Error::invalid(format!("config.linux.sysctls[{name:?}]"), problem));
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
         let dotted = name.replace('/', ".");
-        if name.is_empty() || !name.chars().all(plain) || dotted.split('.').any(str::is_empty) {
+        if !name.chars().all(plain) || dotted.split('.').any(str::is_empty) {
             return refuse("is not the name of a kernel parameter");
         }
         let (mode, owner) = if dotted.starts_with("net.") {

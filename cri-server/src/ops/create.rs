@@ -82,6 +82,7 @@ async fn make(
     let databases = app.user_databases(&image).await?;
     let files = PodFiles::new(&app.config.state_dir, pod.id());
     let cgroup = app.cgroups.path(&pod.record.config.cgroup_parent, id.as_str())?;
+    let confined = app.confinement.of(&config.security, &pod.record).await?;
     let built = spec::build(&Ingredients {
         id: &id,
         pod: &pod.record,
@@ -91,8 +92,11 @@ async fn make(
         files: &files,
         cgroup: &cgroup,
         limits: &app.config.limits,
+        held: app.confinement.held(),
+        confined: &confined,
         target: pid_target(app, pod, &config)?,
     })?;
+    let seccomp = app.confinement.seccomp(&config.security, &built.spec).await?;
 
     let record = ContainerRecord {
         pod: pod.id().clone(),
@@ -105,6 +109,7 @@ async fn make(
             .map_err(|e| Error::io("encode", "specification")(std::io::Error::other(e)))?,
         args: built.args,
         env: built.env,
+        seccomp,
         cgroup,
         config,
         id,

@@ -122,6 +122,18 @@ fn pod_info(app: &App, pod: &Pod) -> serde_json::Value {
     })
 }
 
+/// The specification as agents expect it: with the seccomp profile, which travels compiled.
+fn runtime_spec(app: &App, container: &Container) -> serde_json::Value {
+    let record = &container.record;
+    let mut shown: serde_json::Value = serde_json::from_str(&record.spec).unwrap_or_default();
+    if let (Some(seccomp), Ok(spec)) = (&record.seccomp, record.spec())
+        && let Some(profile) = app.confinement.seccomp_profile(seccomp, &spec)
+    {
+        shown["linux"]["seccomp"] = profile;
+    }
+    shown
+}
+
 fn container_info(app: &App, container: &Container) -> serde_json::Value {
     let record = &container.record;
     let config = &record.config;
@@ -151,6 +163,6 @@ fn container_info(app: &App, container: &Container) -> serde_json::Value {
             "stdin": config.stdin,
             "tty": config.tty,
         },
-        "runtimeSpec": serde_json::from_str::<serde_json::Value>(&record.spec).unwrap_or_default(),
+        "runtimeSpec": runtime_spec(app, container),
     })
 }

@@ -197,17 +197,16 @@ fn pod_plan(record: &PodRecord) -> Result<PodPlan> {
 
 /// The request's, on top of two that let containers without privileges listen on low ports and ping.
 fn sysctls(record: &PodRecord) -> Vec<(String, String)> {
-    let mut all = std::collections::BTreeMap::new();
-    if !record.host_network() {
-        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
-        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
-    }
-    all.extend(
-        record
-            .config
-            .sysctls
-            .iter()
-            .map(|(name, value)| (name.replace('/', "."), value.clone())),
-    );
-    all.into_iter().collect()
+    let asked = &record.config.sysctls;
+    let ours = [
+        ("net.ipv4.ip_unprivileged_port_start", "0"),
+        ("net.ipv4.ping_group_range", "0 2147483647"),
+    ];
+    let unset = |name: &str| !asked.keys().any(|asked| asked.replace('/', ".") == name);
+    ours.into_iter()
+        .filter(|(name, _)| !record.host_network() && unset(name))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        // With slashes a dot is part of a name, as in that of a VLAN, so the spelling is kept.
+        .chain(asked.iter().map(|(name, value)| (name.clone(), value.clone())))
+        .collect()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::confinement::Held;
 use crate::container::Security;
 use crate::{Error, Result};
 
@@ -82,12 +83,26 @@ pub struct Sets {
 /// `ALL` on one side is applied first, names on the other side after it, so that "drop ALL, add
 /// NET_ADMIN" and "add ALL, drop SYS_ADMIN" both mean what they say.
 ///
+/// What cannot be given is left out.
+///
 /// # Errors
 /// [`Error::Invalid`] for a name that Linux does not have.
-pub fn sets(security: &Security) -> Result<Sets> {
+pub fn sets(security: &Security, held: &Held) -> Result<Sets> {
+    let mut sets = asked(security)?;
+    held.narrow(&mut sets.bounding);
+    sets.ambient.retain(|name| sets.bounding.contains(name));
+    Ok(sets)
+}
+
+/// The names of all capabilities.
+pub fn all() -> BTreeSet<&'static str> {
+    ALL.into()
+}
+
+fn asked(security: &Security) -> Result<Sets> {
     if security.privileged {
         return Ok(Sets {
-            bounding: ALL.into(),
+            bounding: all(),
             ambient: BTreeSet::new(),
         });
     }
@@ -149,7 +164,7 @@ mod tests {
             drop_capabilities: owned(drop),
             ..Security::default()
         };
-        sets(&security).unwrap().bounding
+        asked(&security).unwrap().bounding
     }
 
     #[test]
@@ -162,6 +177,6 @@ mod tests {
             drop_capabilities: vec!["FLY".into()],
             ..Security::default()
         };
-        assert!(matches!(sets(&bad), Err(Error::Invalid { .. })));
+        assert!(matches!(asked(&bad), Err(Error::Invalid { .. })));
     }
 }

@@ -24,6 +24,7 @@ use oci_spec::runtime::{
 
 use crate::Result;
 use crate::config::Limits;
+use crate::confinement::{Confined, Held};
 use crate::container::{ContainerConfig, Identity};
 use crate::ids::ContainerId;
 use crate::pod::{NamespaceMode, PodRecord};
@@ -75,6 +76,10 @@ pub struct Ingredients<'a> {
     pub cgroup: &'a str,
     /// What the configuration sets for every container.
     pub limits: &'a Limits,
+    /// The capabilities that can be given.
+    pub held: &'a Held,
+    /// What the security modules are told.
+    pub confined: &'a Confined,
     /// The process whose PID namespace it joins, in TARGET mode.
     pub target: Option<i32>,
 }
@@ -187,6 +192,7 @@ fn linux(ingredients: &Ingredients<'_>) -> Result<Linux> {
         .set_cgroups_path(Some(PathBuf::from(ingredients.cgroup)))
         .set_masked_paths(Some(masked))
         .set_readonly_paths(Some(readonly))
+        .set_mount_label(ingredients.confined.mount_label.clone())
         .set_rootfs_propagation(Some(mounts::rootfs_propagation(ingredients.config).to_owned()))
         .set_devices(Some(devices))
         .set_resources(Some(resources))

@@ -117,9 +117,11 @@ pub(super) fn fill(
         .set_env(Some(text(env)))
         .set_cwd(working_dir(config, ingredients.image)?)
         .set_capabilities(Some(capability_sets(
-            &capabilities::sets(security)?,
+            &capabilities::sets(security, ingredients.held)?,
             identity.uid == 0,
         )))
+        .set_apparmor_profile(ingredients.confined.apparmor.clone())
+        .set_selinux_label(ingredients.confined.process_label.clone())
         .set_no_new_privileges(Some(security.no_new_privs))
         .set_oom_score_adj(Some(adjust))
         .set_rlimits(Some(vec![open_files(ingredients.limits.open_files)?]));

@@ -37,6 +37,7 @@ fn container(pod: &PodRecord) -> ContainerRecord {
         spec: "{}".into(),
         args: vec![b"a".to_vec()],
         env: vec![vec![0xfe]],
+        seccomp: None,
     }
 }
 
