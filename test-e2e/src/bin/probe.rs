@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["inherit"] => print(&inherited()),
         ["effective-uid"] => writeln!(io::stdout(), "Effective uid: {}", effective_uid()),
+        ["inherit-and-stay"] => print(&inherited()).and_then(|()| sleep()),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().unwrap_or(255)),
         ["sleep"] => sleep(),
         ["print", bytes] => flood(bytes.parse().unwrap_or(0)),
@@ -82,6 +83,7 @@ fn inherited() -> Value {
         "oom_score_adj": text("/proc/self/oom_score_adj"),
         "cgroup": text("/proc/self/cgroup").lines().collect::<Vec<_>>(),
         "stat": text("/proc/self/stat"),
+        "namespaces": namespaces(),
         "cwd": env::current_dir().map(|path| path.display().to_string()).unwrap_or_default(),
         "args": env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>(),
         "env": environment,
@@ -96,6 +98,18 @@ fn effective_uid() -> String {
         .find_map(|line| line.strip_prefix("Uid:"))
         .unwrap_or_default();
     uids.split_whitespace().nth(1).unwrap_or("?").to_owned()
+}
+
+/// Kind → what the kernel calls the namespace.
+fn namespaces() -> BTreeMap<String, String> {
+    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+    kinds
+        .into_iter()
+        .filter_map(|kind| {
+            let link = fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+            Some((kind.to_owned(), link.display().to_string()))
+        })
+        .collect()
 }
 
 /// Name → [soft, hard], as /proc prints them.

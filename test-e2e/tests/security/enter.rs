@@ -292,3 +292,166 @@ async fn no_working_directory_leads_out() {
     host.holds("a working directory that is a descriptor");
     server.close().await;
 }
+
+/// CVE-2021-21334's shape: containers that are made at once, each with a secret in its environment.
+#[tokio::test]
+async fn environments_stay_apart() {
+    const AT_ONCE: usize = 64;
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("secrets").await;
+    let containers: Vec<Container> = (0..AT_ONCE)
+        .map(|number| {
+            let (name, secret) = (format!("secret-{number}"), format!("secret-of-{number}-"));
+            Container::new(&name, &image)
+                .command(&["/bin/env"])
+                .env(&format!("ONLY_{number}"), &secret)
+                .env("SECRET", &secret)
+        })
+        .collect();
+    let outputs = futures::future::join_all(containers.iter().map(|container| pod.finish(container))).await;
+    for (number, (code, output)) in outputs.into_iter().enumerate() {
+        assert_eq!(code, 0);
+        let mut names: Vec<_> = output.lines().filter_map(|line| line.split('=').next()).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["HOME", "HOSTNAME", &format!("ONLY_{number}"), "PATH", "SECRET"],
+            "{output}"
+        );
+        assert!(
+            output.contains(&format!("\nSECRET=secret-of-{number}-\n")),
+            "{output}"
+        );
+    }
+    server.close().await;
+}
+
+/// CVE-2019-14271 and CVE-2026-41567: whatever an image has under the names of helpers is never run for the host, and
+/// CVE-2025-23266: nor does what it says of the environment reach a program of the host.
+#[tokio::test]
+async fn programs_and_libraries_of_an_image_are_its_own() {
+    let server = Server::start().await;
+    let host = HostInvariant::of(&server);
+    let trojan = format!("#!/bin/sh\necho trojan > {}/trojan\n", host.canary().display());
+    let mut layer = Layer::new();
+    for directory in [
+        "usr",
+        "usr/bin",
+        "usr/sbin",
+        "sbin",
+        "lib",
+        "lib/x86_64-linux-gnu",
+        "usr/lib",
+    ] {
+        layer = layer.directory(directory, 0o755);
+    }
+    for program in [
+        "unpigz",
+        "gzip",
+        "zstd",
+        "tar",
+        "apparmor_parser",
+        "mount",
+        "crisp-pod",
+        "ip",
+        "nft",
+    ] {
+        for directory in ["usr/bin", "usr/sbin", "sbin"] {
+            layer = layer.file(&format!("{directory}/{program}"), 0o755, &trojan);
+        }
+    }
+    for library in [
+        "libnss_files.so.2",
+        "libnss_dns.so.2",
+        "libc.so.6",
+        "ld-linux-x86-64.so.2",
+    ] {
+        layer = layer.file(&format!("lib/x86_64-linux-gnu/{library}"), 0o755, "not a library");
+    }
+    let image = images::busybox_builder()
+        .layer_as(layer, test_e2e::layers::Compression::Zstd)
+        .layer(Layer::new().file("etc/ld.so.preload", 0o644, "/lib/x86_64-linux-gnu/libc.so.6\n"))
+        .config(
+            "Env",
+            serde_json::json!(["LD_PRELOAD=/lib/evil.so", "PATH=/usr/bin:/bin"]),
+        )
+        .config("User", "app:extra".into())
+        .build();
+    let image = server.pull("trojans", &image).await;
+    let pod = server.run_pod("trojans").await;
+    let container =
+        Container::new("main", &image).command(&["/bin/sh", "-c", "echo $LD_PRELOAD; id -u; id -g"]);
+    assert_eq!(pod.finish(&container).await.1, "/lib/evil.so\n1000\n2000\n");
+    for process in server.processes() {
+        let environment = fs::read(format!("/proc/{}/environ", process.0)).unwrap_or_default();
+        assert!(
+            !String::from_utf8_lossy(&environment).contains("evil.so"),
+            "{process:?} has the image's environment"
+        );
+    }
+    host.holds("an image full of trojans");
+    server.close().await;
+}
+
+/// What is executed in a container is confined as the container is, and not a bit less.
+#[tokio::test]
+async fn exec_is_confined_as_its_container() {
+    let server = Server::start().await;
+    let image = server.probe().await;
+    let pod = server.run_pod("same").await;
+    let base = |name: &str| Container::new(name, &image).args(&["inherit-and-stay"]);
+    let default = || {
+        Some(k8s_cri::v1::SecurityProfile {
+            profile_type: k8s_cri::v1::security_profile::ProfileType::RuntimeDefault.into(),
+            localhost_ref: String::new(),
+        })
+    };
+    let cases = [
+        base("plain"),
+        base("default").secure(|security| security.seccomp = default()),
+        base("strict")
+            .user(1000, Some(1001))
+            .capabilities(&[], &["ALL"])
+            .secure(|security| {
+                security.seccomp = default();
+                security.no_new_privs = true;
+                security.supplemental_groups = vec![3000, 3001];
+                security.readonly_rootfs = true;
+            }),
+        base("added").capabilities(&["SYS_PTRACE", "NET_ADMIN"], &["CHOWN"]),
+        base("limited").resources(|resources| resources.oom_score_adj = 321),
+    ];
+    for container in cases {
+        let name = container.0.metadata.as_ref().unwrap().name.clone();
+        let id = pod.start(&container).await;
+        let init: Value =
+            serde_json::from_str(pod.logged(&format!("{name}.log"), "\n").await.trim()).unwrap();
+        let exec = server.client.exec(&id, &["/probe", "inherit"], 0).await.unwrap();
+        let exec: Value = serde_json::from_slice(&exec.stdout).unwrap();
+        for key in [
+            "Uid",
+            "Gid",
+            "Groups",
+            "CapInh",
+            "CapPrm",
+            "CapEff",
+            "CapBnd",
+            "CapAmb",
+            "NoNewPrivs",
+            "Seccomp",
+            "Seccomp_filters",
+            "Umask",
+            "Cpus_allowed_list",
+            "Mems_allowed_list",
+            "SigBlk",
+            "SigIgn",
+        ] {
+            assert_eq!(init["status"][key], exec["status"][key], "{name}: {key}");
+        }
+        for key in ["limits", "oom_score_adj", "cgroup", "env", "cwd", "namespaces"] {
+            assert_eq!(init[key], exec[key], "{name}: {key}");
+        }
+    }
+    server.close().await;
+}

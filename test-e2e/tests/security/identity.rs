@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use k8s_cri::v1::{Capability, Int64Value, SupplementalGroupsPolicy};
 use test_e2e::harness::Server;
 use test_e2e::images;
+use test_e2e::layers::Layer;
+use test_e2e::pods::RunningPod;
 use test_e2e::specs::Container;
 
 use crate::DEFAULT_CAPABILITIES;
+use crate::invariant::HostInvariant;
 
 #[tokio::test]
 async fn capabilities_are_what_was_asked() {
@@ -78,6 +82,282 @@ async fn odd_users_never_become_root() {
             panic!("USER {user:?} ran as {output:?}");
         }
         server.client.remove_pod(&pod.id).await.unwrap();
+    }
+    server.close().await;
+}
+
+/// Prints uid, gid, and all groups in order.
+const WHO: &str = "echo $(id -u) $(id -g) $(id -G | busybox tr ' ' '\\n' | busybox sort -n)";
+
+/// What a container says of itself, and its status and an exec in one like it agree.
+async fn who(server: &Server, pod: &RunningPod, container: Container) -> String {
+    let said = pod.finish(&container.clone().shell(WHO)).await.1;
+    let mut sleeper = container;
+    let name = format!("{}-sleeper", sleeper.0.metadata.as_ref().unwrap().name);
+    sleeper.0.metadata.as_mut().unwrap().name = name.clone();
+    sleeper.0.log_path = format!("{name}.log");
+    let id = pod.start(&sleeper.command(&["/bin/sleep", "100000"])).await;
+    let exec = server.client.exec(&id, &["/bin/sh", "-c", WHO], 0).await.unwrap();
+    assert_eq!(
+        String::from_utf8(exec.stdout).unwrap(),
+        said,
+        "exec has the same identity"
+    );
+    let status = server.client.container_status(&id).await.unwrap();
+    let linux = status.user.unwrap().linux.unwrap();
+    let mut groups = linux.supplemental_groups;
+    groups.sort_unstable();
+    let groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
+    let reported = format!("{} {} {}\n", linux.uid, linux.gid, groups.join(" "));
+    assert_eq!(reported, said, "ContainerStatus.user");
+    said
+}
+
+/// The image's database has `app` as 1000:1000, and in group 2000, too.
+#[tokio::test]
+async fn users_and_groups_are_who_was_asked_for() {
+    let server = Server::start().await;
+    let pod = server.run_pod("users").await;
+    for (number, (user, expected)) in [
+        ("", "0 0 0\n"),
+        ("app", "1000 1000 1000 2000\n"),
+        ("1000", "1000 1000 1000 2000\n"),
+        ("app:daemon", "1000 1 1 2000\n"),
+        ("1000:77", "1000 77 77 2000\n"),
+        ("4711", "4711 0 0\n"),
+        ("4711:4712", "4711 4712 4712\n"),
+        ("2147483647", "2147483647 0 0\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let image = images::busybox_builder().config("User", user.into()).build();
+        let image = server.pull(&format!("image-user-{number}"), &image).await;
+        let container = Container::new(&format!("image-{number}"), &image);
+        assert_eq!(who(&server, &pod, container).await, expected, "USER {user:?}");
+    }
+    let image = images::busybox_builder()
+        .config("User", "daemon:daemon".into())
+        .build();
+    let image = server.pull("image-user", &image).await;
+    let of = |name: &str| Container::new(name, &image);
+    let named = |name: &str, user: &'static str| {
+        of(name).secure(|security| security.run_as_username = user.to_owned())
+    };
+    let strict = SupplementalGroupsPolicy::Strict.into();
+    let cases = [
+        (of("uid").user(1000, None), "1000 1000 1000 2000\n"),
+        (of("gid").user(1000, Some(55)), "1000 55 55 2000\n"),
+        (named("name", "app"), "1000 1000 1000 2000\n"),
+        (named("digits", "1000"), "1000 1000 1000 2000\n"),
+        (
+            named("name-gid", "app").secure(|security| security.run_as_group = Some(Int64Value { value: 9 })),
+            "1000 9 9 2000\n",
+        ),
+        (
+            of("merge")
+                .user(1000, None)
+                .secure(|security| security.supplemental_groups = vec![7, 2000]),
+            "1000 1000 7 1000 2000\n",
+        ),
+        (
+            of("strict").user(1000, None).secure(|security| {
+                security.supplemental_groups = vec![7];
+                security.supplemental_groups_policy = strict;
+            }),
+            "1000 1000 7 1000\n",
+        ),
+        (
+            of("strict-gid").user(1000, Some(55)).secure(|security| {
+                security.supplemental_groups_policy = strict;
+            }),
+            "1000 55 55\n",
+        ),
+    ];
+    for (container, expected) in cases {
+        let name = container.0.metadata.as_ref().unwrap().name.clone();
+        assert_eq!(who(&server, &pod, container).await, expected, "{name}");
+    }
+    server.close().await;
+}
+
+/// A user database is an image's file: it may be anything.
+#[tokio::test]
+async fn a_hostile_user_database_hangs_and_misleads_nobody() {
+    let server = Server::start().await;
+    let host = HostInvariant::of(&server);
+    let canary = host.canary().join("passwd");
+    std::fs::write(&canary, "app:x:0:0::/:\n").unwrap();
+    let host = HostInvariant::of(&server);
+    let many = |lines: usize| {
+        use std::fmt::Write as _;
+        (0..lines).fold(String::new(), |mut text, number| {
+            let _ = writeln!(text, "g{number}:x:{number}:app");
+            text
+        })
+    };
+    let layers: Vec<(&str, Layer)> = vec![
+        ("fifo", Layer::new().whiteout("etc/passwd").fifo("etc/passwd")),
+        ("zero", Layer::new().symlink("etc/passwd", "/dev/zero")),
+        (
+            "host",
+            Layer::new().symlink("etc/passwd", &format!("../../../../../..{}", canary.display())),
+        ),
+        (
+            "proc",
+            Layer::new().symlink("etc/passwd", "/proc/self/root/etc/passwd"),
+        ),
+        (
+            "large",
+            Layer::new().file("etc/passwd", 0o644, vec![b'#'; 11 << 20]),
+        ),
+        (
+            "line",
+            Layer::new().file(
+                "etc/passwd",
+                0o644,
+                [&[b'a'; 2 << 20][..], b"\napp:x:1234:1234::/:\n"].concat(),
+            ),
+        ),
+        ("groups", Layer::new().file("etc/group", 0o644, many(800_000))),
+        (
+            "home",
+            Layer::new().file("etc/passwd", 0o644, "app:x:1234:1234::/a\rb:\n"),
+        ),
+        ("loop", Layer::new().symlink("etc/passwd", "passwd")),
+        (
+            "directory",
+            Layer::new().whiteout("etc/passwd").directory("etc/passwd", 0o755),
+        ),
+    ];
+    for (name, layer) in layers {
+        let image = images::busybox_builder()
+            .layer(layer)
+            .config("User", "app".into())
+            .build();
+        let image = server.pull(&format!("database-{name}"), &image).await;
+        let pod = server.run_pod(&format!("database-{name}")).await;
+        let begun = std::time::Instant::now();
+        let container = Container::new("main", &image).command(&["/bin/id", "-u"]);
+        if let Ok(id) = pod.create(&container).await
+            && server.client.start(&id).await.is_ok()
+        {
+            server.client.exited(&id).await;
+            let uid = test_e2e::logs::stdout(&pod.log("main.log"));
+            assert!(
+                ["1000\n", "1234\n"].contains(&uid.as_str()),
+                "{name}: app ran as {uid:?}"
+            );
+        }
+        assert!(
+            begun.elapsed().as_secs() < 60,
+            "{name} took {:?}",
+            begun.elapsed()
+        );
+        server.client.remove_pod(&pod.id).await.unwrap();
+        host.holds(name);
+    }
+    server.close().await;
+}
+
+/// CVE-2022-24769, and what `ambient` is for: a program of another user that needs one privilege.
+#[tokio::test]
+async fn ambient_capabilities_are_those_asked_for_and_inheritable_ones_none_else() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("ambient").await;
+    let look = |name: &str| {
+        Container::new(name, &image)
+            .command(&["/bin/grep", "^Cap", "/proc/self/status"])
+            .user(1000, None)
+    };
+    let ambient = look("ambient").secure(|security| {
+        security.capabilities = Some(Capability {
+            add_ambient_capabilities: vec!["NET_ADMIN".to_owned()],
+            drop_capabilities: vec!["ALL".to_owned()],
+            ..Default::default()
+        });
+    });
+    let (code, output) = pod.finish(&ambient).await;
+    assert_eq!(code, 0);
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(
+            output.contains(&format!("{set}:\t0000000000001000\n")),
+            "{output}"
+        );
+    }
+    // Added without `ambient` it is in reach of a program with file capabilities, and of no other.
+    let (_, output) = pod
+        .finish(&look("added").capabilities(&["NET_ADMIN"], &["ALL"]))
+        .await;
+    for (set, mask) in [("CapInh", 0), ("CapEff", 0), ("CapAmb", 0), ("CapBnd", 1 << 12)] {
+        assert!(output.contains(&format!("{set}:\t{mask:016x}\n")), "{output}");
+    }
+    server.close().await;
+}
+
+/// ALL and privileged start on a node whose daemon lacks a capability, which is said once.
+#[tokio::test]
+async fn what_the_daemon_lacks_is_left_out_with_one_warning() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let mut config = server.pod("all");
+    config
+        .0
+        .linux
+        .get_or_insert_default()
+        .security_context
+        .get_or_insert_default()
+        .privileged = true;
+    let pod = server.run(&config).await.unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let own = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapPrm:\t"))
+        .unwrap();
+    let look =
+        |name: &str| Container::new(name, &image).command(&["/bin/grep", "^CapEff", "/proc/self/status"]);
+    let privileged = look("privileged").secure(|security| security.privileged = true);
+    for container in [look("every").capabilities(&["ALL"], &[]), privileged] {
+        assert_eq!(pod.finish(&container).await, (0, format!("CapEff:\t{own}\n")));
+    }
+    let lacking = own != "000001ffffffffff";
+    let warnings = server.log().matches("crisp lacks capabilities").count();
+    assert_eq!(warnings, usize::from(lacking), "{}", server.log());
+    server.close().await;
+}
+
+/// A privileged container is its pod's word that it may change the node.
+#[tokio::test]
+async fn privileged_reaches_the_node_and_only_in_a_privileged_pod() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let container = Container::new("main", &image)
+        .shell(
+            "ls /dev | busybox sort > /tmp/dev; for node in null kmsg; do grep -q ^$node$ /tmp/dev && echo $node; done; \
+             test -n \"$(ls /proc/acpi /sys/firmware 2>/dev/null)\" && echo unmasked; \
+             grep -E ' /sys (sysfs|cgroup)' /proc/mounts | grep -c ' rw,'; \
+             mkdir /sys/fs/cgroup/memory/mine 2>/dev/null || mkdir /sys/fs/cgroup/mine && echo cgroup; \
+             (echo $(cat /proc/sys/kernel/printk) > /proc/sys/kernel/printk) && echo sysctl",
+        )
+        .secure(|security| security.privileged = true);
+    let plain = server.run_pod("plain").await;
+    assert!(
+        plain.create(&container).await.is_err(),
+        "its sandbox is not privileged"
+    );
+    let mut config = server.pod("privileged");
+    config
+        .0
+        .linux
+        .get_or_insert_default()
+        .security_context
+        .get_or_insert_default()
+        .privileged = true;
+    let pod = server.run(&config).await.unwrap();
+    let output = pod.finish(&container).await.1;
+    for effect in ["null", "kmsg", "1", "cgroup", "sysctl"] {
+        assert!(output.lines().any(|line| line == effect), "{effect}: {output}");
     }
     server.close().await;
 }

@@ -3,7 +3,10 @@
 mod enter;
 mod identity;
 mod invariant;
+mod kernel;
+mod lsm;
 mod rootfs;
+mod seccomp;
 
 /// The 14 default capabilities, as the kernel prints a mask.
 const DEFAULT_CAPABILITIES: &str = "00000000a80425fb";
