@@ -68,6 +68,15 @@ pub struct Config {
     pub security: Security,
     /// What the fields above were checked from; kept so that `crisp config` prints what the user wrote.
     raw: raw::Raw,
+    /// Where it was read, so that it can be read again; nowhere for [`Config::from_toml`].
+    source: Option<Source>,
+}
+
+/// The files and flags that a configuration comes from.
+#[derive(Debug, Clone)]
+struct Source {
+    file: Option<PathBuf>,
+    overrides: Overrides,
 }
 
 /// What is logged, and how.
@@ -156,6 +165,10 @@ pub struct Registry {
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// Hosts spoken to by plain HTTP, or by TLS without verification where they offer that.
     pub insecure: Vec<String>,
+    /// Docker's `config.json`, asked for pulls that bring no credentials of their own.
+    pub docker_config: Option<PathBuf>,
+    /// Requests under way to one host at a time, 1 to 64.
+    pub connections_per_host: usize,
     /// Directories with `<host>/hosts.toml`; the first that has the host counts.
     pub config_dirs: Vec<PathBuf>,
 }
@@ -171,6 +184,8 @@ pub struct Image {
     pub progress_timeout: Duration,
     /// Names that kubelet's garbage collection must leave alone.
     pub pinned: Vec<String>,
+    /// Who decides which images may be pulled.
+    pub verifier: Option<image::Verifier>,
 }
 
 /// One alias of the native runtime. It has no settings of its own yet.
@@ -219,7 +234,22 @@ impl Config {
         }
         merged.read_drop_ins(file.unwrap_or(Path::new(DEFAULT_FILE)))?;
         merged.apply(overrides);
-        check::check(merged.into_raw()?)
+        let mut config = check::check(merged.into_raw()?)?;
+        config.source = Some(Source {
+            file: file.map(Path::to_owned),
+            overrides: overrides.clone(),
+        });
+        Ok(config)
+    }
+
+    /// The configuration as its files are now; `None` when it comes from no file. For what a running daemon
+    /// may take up without a restart.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn again(&self) -> Option<Result<Self, ConfigError>> {
+        let source = self.source.as_ref()?;
+        Some(Self::load(source.file.as_deref(), &source.overrides))
     }
 
     /// The configuration that one document alone describes: for tests and for tools that print one.

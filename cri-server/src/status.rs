@@ -44,17 +44,17 @@ fn code(error: &Error) -> Code {
     }
 }
 
-/// kubelet tells people to look at their registry when a message starts so.
+/// kubelet tells people to look at their registry, or at their policy, when a message starts so.
 fn message(error: &Error) -> String {
-    let unavailable = match error {
-        Error::Image(error) => error.kind() == ErrorKind::RegistryUnavailable,
-        Error::Pull(error) => error.kind() == ErrorKind::RegistryUnavailable,
-        _ => false,
+    let kind = match error {
+        Error::Image(error) => Some(error.kind()),
+        Error::Pull(error) => Some(error.kind()),
+        _ => None,
     };
-    if unavailable {
-        format!("RegistryUnavailable: {error}")
-    } else {
-        error.to_string()
+    match kind {
+        Some(ErrorKind::RegistryUnavailable) => format!("RegistryUnavailable: {error}"),
+        Some(ErrorKind::Unverified) => format!("SignatureValidationFailed: {error}"),
+        _ => error.to_string(),
     }
 }
 
@@ -77,6 +77,7 @@ fn image(error: &image::Error) -> Code {
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::Unauthorized
         | ErrorKind::RegistryUnavailable
+        | ErrorKind::Unverified
         | ErrorKind::Invalid
         | ErrorKind::NoSpace
         | ErrorKind::AlreadyExists

@@ -59,6 +59,14 @@ pub enum Error {
         /// As unpacked.
         found: Digest,
     },
+    /// The administrator's verifier does not allow the image.
+    #[error("{image}: {reason}")]
+    Unverified {
+        /// As asked for.
+        image: String,
+        /// In the verifier's words.
+        reason: String,
+    },
     /// A layer's compression is damaged or unknown.
     #[error("layer {digest}: cannot be decompressed: {problem}")]
     Decompress {
@@ -137,6 +145,8 @@ pub enum ErrorKind {
     Unauthorized,
     /// The registry cannot be reached or is out of order: later it may work.
     RegistryUnavailable,
+    /// The administrator's verifier refuses it.
+    Unverified,
     /// What came is damaged, hostile or of an unsupported kind.
     Invalid,
     /// The disk is full.
@@ -156,9 +166,10 @@ impl Error {
                 ErrorKind::InvalidArgument
             }
             Self::NoSuchImage { .. } => ErrorKind::NotFound,
+            Self::Unverified { .. } => ErrorKind::Unverified,
             Self::Registry(error) => match error {
                 RegistryError::NotFound { .. } => ErrorKind::NotFound,
-                RegistryError::Unauthorized { .. } => ErrorKind::Unauthorized,
+                RegistryError::Unauthorized { .. } | RegistryError::Helper { .. } => ErrorKind::Unauthorized,
                 RegistryError::Unavailable { .. } => ErrorKind::RegistryUnavailable,
                 RegistryError::Refused { .. }
                 | RegistryError::Protocol { .. }

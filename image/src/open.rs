@@ -80,6 +80,8 @@ impl Inner {
             blobs: Blobs::open(&folder("blobs"), trash.clone())?,
             snapshots,
             pulls: Mutex::default(),
+            lanes: Arc::default(),
+            registry: RwLock::new(config.registry.clone()),
             trash,
             report: OpenReport {
                 database: opened,

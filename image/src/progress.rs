@@ -23,6 +23,8 @@ pub struct PullProgress {
 pub enum PullStage {
     /// Asking the registry for manifest and configuration.
     Resolving,
+    /// Asking the administrator's verifier.
+    Verifying,
     /// Fetching and unpacking layers.
     Layers,
     /// Making the image durable.

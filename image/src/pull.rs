@@ -28,7 +28,7 @@ use crate::progress::{PullProgress, PullStage, Watch};
 use crate::records::ImageRecord;
 use crate::reference::Reference;
 use crate::registry::{Credentials, Session};
-use crate::store::{Inner, Store, blocking};
+use crate::store::{Inner, Store};
 
 /// What to pull, and as whom.
 #[derive(Debug, Clone)]
@@ -118,16 +118,14 @@ impl Inner {
 
     async fn pull(self: &Arc<Self>, request: PullRequest, watch: &Arc<Watch>) -> Result<Image, Error> {
         let reference = request.reference.canonical();
-        let (config, named, credentials) = (
-            self.config.registry.clone(),
-            reference.clone(),
-            request.credentials,
-        );
-        let session = blocking("read the registry's configuration", move || {
-            Session::new(&config, &named, credentials).map_err(Error::from)
-        });
+        let config = self.registry();
+        let session = Session::open(&config, &self.lanes, &reference, request.credentials);
         let session = Arc::new(session.await?);
         let found = find_manifest(&session, &reference, &self.config.platform).await?;
+        if let Some(verifier) = &self.config.verifier {
+            watch.stage(PullStage::Verifying);
+            verifier.verify(&reference, &found.top).await?;
+        }
         let config_json = session.small_blob(&found.manifest.config).await?;
         let id = found.manifest.config.digest.clone();
         let config = parse_config(&id, &config_json, &found.manifest)?;
@@ -151,7 +149,7 @@ impl Inner {
         };
         let names = match reference.digest() {
             Some(_) => vec![(reference, false)],
-            None => vec![(reference.at(found.top), true), (reference, false)],
+            None => vec![(reference.at(found.top.digest), true), (reference, false)],
         };
         self.commit(NewImage {
             id,
@@ -164,8 +162,8 @@ impl Inner {
 }
 
 struct Found {
-    /// The digest of what the reference names: an index or the manifest.
-    top: Digest,
+    /// What the reference names: an index or the manifest.
+    top: Descriptor,
     manifest: Manifest,
     bytes: bytes::Bytes,
     /// Chosen from an index by its platform.
@@ -178,7 +176,7 @@ async fn find_manifest(
     platform: &Platform,
 ) -> Result<Found, Error> {
     let resolved = session.resolve().await?;
-    let top = resolved.descriptor.digest.clone();
+    let top = resolved.descriptor.clone();
     let (mut descriptor, mut bytes) = (resolved.descriptor, resolved.bytes);
     let mut by_platform = false;
     for _ in 0..=DEEPEST_INDEX {

@@ -13,17 +13,18 @@ use crate::image::Image;
 use crate::layer::Layers;
 use crate::platform::Platform;
 use crate::pull::Pulls;
-use crate::registry::RegistryConfig;
+use crate::registry::{Lanes, RegistryConfig};
 use crate::snapshot::{SnapshotChoice, Snapshots};
 use crate::trash::Trash;
 use crate::unpack::Limits;
+use crate::verify::Verifier;
 
 /// Everything a store depends on; nothing else of the host is looked at.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
     /// The data directory (`/var/lib/crisp`): `db`, `blobs`, `l`, `rw`, `trash` are made in it.
     pub root: PathBuf,
-    /// How registries are reached.
+    /// How registries are reached, until [`Store::set_registry`] says otherwise.
     pub registry: RegistryConfig,
     /// For which platform images are chosen.
     pub platform: Platform,
@@ -37,6 +38,8 @@ pub struct StoreConfig {
     pub snapshots: SnapshotChoice,
     /// Names that count as pinned (canonical; a final `*` matches any rest).
     pub pinned: Vec<String>,
+    /// Who decides which images may be pulled.
+    pub verifier: Option<Verifier>,
     /// What time it is.
     pub clock: fn() -> SystemTime,
 }
@@ -54,6 +57,7 @@ impl StoreConfig {
             limits: Limits::default(),
             snapshots: SnapshotChoice::Probe,
             pinned: Vec::new(),
+            verifier: None,
             clock: SystemTime::now,
         }
     }
@@ -86,6 +90,9 @@ pub(crate) struct Inner {
     pub(crate) blobs: Blobs,
     pub(crate) snapshots: Snapshots,
     pub(crate) pulls: Mutex<Pulls>,
+    pub(crate) lanes: Arc<Lanes>,
+    /// As it is for the next pull.
+    pub(crate) registry: RwLock<RegistryConfig>,
     pub(crate) trash: Arc<Trash>,
     pub(crate) report: OpenReport,
     /// Locks the data directory for as long as the store is open.
@@ -104,6 +111,15 @@ impl Store {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// How registries are reached from the next pull on.
+    pub fn set_registry(&self, config: RegistryConfig) {
+        *self
+            .inner
+            .registry
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
     }
 
     /// What opening found.
@@ -148,6 +164,13 @@ impl Inner {
                 .write()
                 .unwrap_or_else(|poisoned| poisoned.into_inner()),
         )
+    }
+
+    pub(crate) fn registry(&self) -> RegistryConfig {
+        self.registry
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
     }
 
     pub(crate) fn now(&self) -> u64 {

@@ -11,15 +11,10 @@ use crate::spec::identity::{Databases, MAX_DATABASE};
 use crate::{Error, Result};
 
 pub(super) fn store_config(config: &Config) -> StoreConfig {
-    let (registry, image) = (&config.registry, &config.image);
+    let image = &config.image;
     StoreConfig {
-        registry: RegistryConfig {
-            mirrors: registry.mirrors.clone(),
-            insecure: registry.insecure.clone(),
-            hosts_folders: registry.config_dirs.clone(),
-            progress_timeout: image.progress_timeout,
-            ..RegistryConfig::default()
-        },
+        registry: registry_config(config),
+        verifier: image.verifier.clone(),
         keep_compressed: image.keep_compressed,
         parallel_layers: image.max_parallel_layers,
         pinned: image.pinned.clone(),
@@ -27,7 +22,33 @@ pub(super) fn store_config(config: &Config) -> StoreConfig {
     }
 }
 
+fn registry_config(config: &Config) -> RegistryConfig {
+    let registry = &config.registry;
+    RegistryConfig {
+        mirrors: registry.mirrors.clone(),
+        insecure: registry.insecure.clone(),
+        docker_config: registry.docker_config.clone(),
+        connections_per_host: registry.connections_per_host,
+        hosts_folders: registry.config_dirs.clone(),
+        progress_timeout: config.image.progress_timeout,
+        ..RegistryConfig::default()
+    }
+}
+
 impl App {
+    /// Takes up what the configuration files say of registries now: a mirror is added or a registry
+    /// declared insecure without a restart. A file that became wrong changes nothing but the log.
+    pub async fn reread_registries(&self) {
+        let config = self.config.clone();
+        match tokio::task::spawn_blocking(move || config.again()).await {
+            Ok(Some(Ok(config))) => self.images.set_registry(registry_config(&config)),
+            Ok(Some(Err(error))) => {
+                tracing::warn!(%error, "the configuration cannot be read again; registries are reached as before");
+            }
+            Ok(None) | Err(_) => {}
+        }
+    }
+
     /// The image that a container names: by id, by a unique prefix of one, or by reference.
     ///
     /// # Errors

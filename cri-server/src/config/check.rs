@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use image::Verifier;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::error::ConfigError;
@@ -57,6 +58,7 @@ pub(super) fn check((raw, places): (Raw, Places)) -> Result<Config> {
         limits: at.limits(&raw.limits)?,
         security: at.security(&raw.security)?,
         raw,
+        source: None,
     })
 }
 
@@ -317,6 +319,9 @@ impl At<'_> {
         Ok(Registry {
             mirrors: registry.mirrors.clone(),
             insecure: registry.insecure.clone(),
+            docker_config: self.optional("registry.docker_config", &registry.docker_config)?,
+            connections_per_host: self
+                .count("registry.connections_per_host", registry.connections_per_host)?,
             config_dirs: self.paths("registry.config_dirs", &registry.config_dirs)?,
         })
     }
@@ -333,19 +338,48 @@ impl At<'_> {
     }
 
     fn image(&self, image: &raw::Image) -> Result<Image> {
-        if !(1..=64).contains(&image.max_parallel_layers) {
-            return Err(self.wrong("image.max_parallel_layers", "must be from 1 to 64"));
-        }
+        let limit = seconds(1, 600);
+        let verifier = self.optional("image.verifier", &image.verifier)?;
+        let limit = self.duration("image.verifier_timeout", &image.verifier_timeout, limit)?;
         Ok(Image {
-            max_parallel_layers: image.max_parallel_layers as usize,
+            max_parallel_layers: self.count("image.max_parallel_layers", image.max_parallel_layers)?,
             keep_compressed: image.keep_compressed,
             progress_timeout: self.duration(
                 "image.progress_timeout",
                 &image.progress_timeout,
                 seconds(1, 86_400),
             )?,
-            pinned: image.pinned.clone(),
+            pinned: image
+                .pinned
+                .iter()
+                .map(|name| self.pin(name))
+                .collect::<Result<_>>()?,
+            verifier: verifier.map(|program| Verifier { program, limit }),
         })
+    }
+
+    /// The name as images bear it: `pause:3.10` is `docker.io/library/pause:3.10`. What ends in `*` is the
+    /// beginning of names and is taken as it is.
+    fn pin(&self, name: &str) -> Result<String> {
+        if name.ends_with('*') {
+            return Ok(name.to_owned());
+        }
+        match name.parse::<image::Reference>() {
+            Ok(reference) => Ok(reference.canonical().to_string()),
+            Err(error) => Err(self.wrong("image.pinned", error)),
+        }
+    }
+
+    fn count(&self, key: &str, count: u32) -> Result<usize> {
+        match count {
+            1..=64 => Ok(count as usize),
+            _ => Err(self.wrong(key, "must be from 1 to 64")),
+        }
+    }
+
+    /// A file that may be left out.
+    fn optional(&self, key: &str, text: &str) -> Result<Option<PathBuf>> {
+        (!text.is_empty()).then(|| self.path(key, text)).transpose()
     }
 
     fn handlers(&self, handlers: &BTreeMap<String, raw::Handler>) -> Result<BTreeMap<String, Handler>> {

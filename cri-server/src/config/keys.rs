@@ -75,6 +75,14 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "Registries spoken to without verified TLS, as host or host:port.",
     ),
     (
+        "registry.docker_config",
+        "Docker's config.json, for pulls that bring no credentials; empty for none.",
+    ),
+    (
+        "registry.connections_per_host",
+        "Requests under way to one registry host at a time, 1 to 64.",
+    ),
+    (
         "registry.config_dirs",
         "Searched for <host>/hosts.toml; the first that has the host counts.",
     ),
@@ -93,6 +101,14 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     (
         "image.pinned",
         "Images that kubelet's garbage collection must leave alone.",
+    ),
+    (
+        "image.verifier",
+        "Program asked whether an image may be pulled; empty for none.",
+    ),
+    (
+        "image.verifier_timeout",
+        "The verifier's time limit; an image that it says nothing of is refused.",
     ),
     (
         "limits.pids",

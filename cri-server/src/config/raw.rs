@@ -70,6 +70,8 @@ table!(Embedded {
 table!(Registry {
     mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new(),
     insecure: Vec<String> = Vec::new(),
+    docker_config: String = String::new(),
+    connections_per_host: u32 = 6,
     config_dirs: Vec<String> =
         vec!["/etc/crisp/certs.d".into(), "/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()],
 });
@@ -79,6 +81,8 @@ table!(Image {
     keep_compressed: bool = false,
     progress_timeout: String = "5m".into(),
     pinned: Vec<String> = Vec::new(),
+    verifier: String = String::new(),
+    verifier_timeout: String = "10s".into(),
 });
 
 table!(Security {

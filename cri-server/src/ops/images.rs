@@ -52,30 +52,17 @@ pub fn status(app: &Arc<App>, request: &v1::ImageStatusRequest) -> Result<v1::Im
     })
 }
 
-/// What agents on the node read: the image's configuration and the chain of its layers.
+/// What agents on the node read: configuration and manifest as they came, and the chain of the layers.
 fn info(image: &Image) -> BTreeMap<String, String> {
-    let process = &image.config.process;
+    // Both were parsed before they were stored; an import may have no manifest.
+    let document = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).unwrap_or_default();
+    let manifest = document(&image.manifest_json);
     let info = json!({
         "chainID": image.chain.last().map(ToString::to_string),
-        "imageSpec": {
-            "created": image.config.created,
-            "architecture": image.config.platform.architecture,
-            "os": image.config.platform.os,
-            "config": {
-                "User": process.user,
-                "Env": process.env,
-                "Entrypoint": process.entrypoint,
-                "Cmd": process.cmd,
-                "WorkingDir": process.working_dir,
-                "Volumes": process.volumes.iter().map(|v| (v.clone(), json!({}))).collect::<BTreeMap<_, _>>(),
-                "Labels": process.labels,
-                "StopSignal": process.stop_signal,
-            },
-            "rootfs": {
-                "type": "layers",
-                "diff_ids": image.config.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            },
-        },
+        "chainIDs": image.chain.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "imageSpec": document(&image.config_json),
+        "layers": manifest.get("layers"),
+        "manifest": manifest,
     });
     [("info".to_owned(), info.to_string())].into()
 }
@@ -90,6 +77,7 @@ pub async fn pull(app: &Arc<App>, request: v1::PullImageRequest) -> Result<Strin
     progress.waiting("pull", "the registry");
     let reference: Reference = name.parse().map_err(image::Error::from)?;
     let credentials = credentials(request.auth, reference.registry())?;
+    app.reread_registries().await;
     let image = app
         .images
         .pull(PullRequest {

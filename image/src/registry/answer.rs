@@ -1,6 +1,6 @@
 //! What a registry's answers say: bodies with a bound, errors in its own words without secrets.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::RETRY_AFTER;
@@ -8,20 +8,21 @@ use reqwest::{Response, StatusCode};
 use tokio::time::timeout;
 
 use super::RegistryError;
+use super::retry::asked_wait;
 
 const LARGEST_ERROR_BODY: usize = 64 << 10;
 /// Of what a registry says, this much is repeated in an error.
 const LONGEST_DETAIL: usize = 200;
 
 /// How long the registry asks to wait.
-pub(super) fn retry_after(answer: &Response) -> Option<Duration> {
+pub(super) fn retry_after(answer: &Response, now: SystemTime) -> Option<Duration> {
     let passing = answer.status() == StatusCode::TOO_MANY_REQUESTS || answer.status().is_server_error();
     let value = answer.headers().get(RETRY_AFTER).filter(|_| passing)?;
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    asked_wait(value.to_str().ok()?, now)
 }
 
 /// The error that an unsuccessful answer stands for, with the registry's own words.
-pub(super) async fn refusal(registry: &str, what: &str, answer: Response) -> RegistryError {
+pub(super) async fn refusal(registry: &str, what: &str, answer: &mut Response) -> RegistryError {
     let status = answer.status();
     let body = timeout(Duration::from_secs(10), bounded_body(answer, LARGEST_ERROR_BODY)).await;
     let detail = body
@@ -84,6 +85,11 @@ fn words(body: &[u8]) -> String {
         Err(_) if body.trim_ascii_start().starts_with(b"<") => String::new(),
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
+    without_secrets(&text)
+}
+
+/// One short line in which URLs have lost user and query.
+pub(super) fn without_secrets(text: &str) -> String {
     let clean = text
         .split(|c: char| c.is_whitespace() || c.is_control())
         .filter(|word| !word.is_empty());
@@ -109,7 +115,7 @@ pub(super) enum BodyError {
 }
 
 /// A body of at most `limit` bytes.
-pub(super) async fn bounded_body(mut answer: Response, limit: usize) -> Result<Bytes, BodyError> {
+pub(super) async fn bounded_body(answer: &mut Response, limit: usize) -> Result<Bytes, BodyError> {
     let mut body = Vec::new();
     while let Some(piece) = answer
         .chunk()

@@ -116,6 +116,8 @@ pub(super) struct TokenRequest<'a> {
     /// The endpoint that sent the challenge.
     pub(super) endpoint: &'a Url,
     pub(super) repository: &'a str,
+    /// What is to be done there: `pull`, or `pull,push`.
+    pub(super) actions: &'a str,
     pub(super) credentials: &'a Credentials,
 }
 
@@ -178,7 +180,7 @@ impl TokenRequest<'_> {
         service: Option<String>,
         scope: Option<String>,
     ) -> Result<String, RegistryError> {
-        let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.repository));
+        let scope = scope.unwrap_or_else(|| format!("repository:{}:{}", self.repository, self.actions));
         let service = service.unwrap_or_default();
         let request = if let Credentials::IdentityToken(token) = self.credentials {
             let form = [
@@ -205,22 +207,22 @@ impl TokenRequest<'_> {
                 _ => request,
             }
         };
-        let answer = request.send().await.map_err(|error| RegistryError::Unavailable {
+        let mut answer = request.send().await.map_err(|error| RegistryError::Unavailable {
             registry: self.registry.into(),
             detail: format!("its token service: {}", answer::cause(&error)),
         })?;
         let status = answer.status();
         if !status.is_success() {
-            return Err(answer::refusal(self.registry, "its token service", answer).await);
+            return Err(answer::refusal(self.registry, "its token service", &mut answer).await);
         }
-        let body = bounded_body(answer, LARGEST_TOKEN_ANSWER)
+        let body = bounded_body(&mut answer, LARGEST_TOKEN_ANSWER)
             .await
             .map_err(|_| self.malformed())?;
         let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| self.malformed())?;
-        answer
-            .token
-            .or(answer.access_token)
-            .filter(|token| !token.is_empty())
+        [answer.token, answer.access_token]
+            .into_iter()
+            .flatten()
+            .find(|token| !token.is_empty())
             .ok_or_else(|| self.malformed())
     }
 
@@ -282,6 +284,7 @@ mod tests {
             registry: "r",
             endpoint: &Url::parse(endpoint).unwrap(),
             repository: "a",
+            actions: "pull",
             credentials: &Credentials::Anonymous,
         };
         request.vet(realm).is_ok()

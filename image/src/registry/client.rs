@@ -1,44 +1,47 @@
 //! One pull's conversation with the places that have its repository.
 
-use std::sync::Mutex;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Response, StatusCode};
-use tokio::sync::mpsc;
+use reqwest::Client;
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use tokio::time::timeout;
 
-use super::answer::{BodyError, bounded_body, cause};
+use super::answer::{BodyError, bounded_body};
 use super::credentials::Credentials;
+use super::docker_config::DockerConfig;
 use super::hosts::{self, Endpoint};
+use super::lanes::Lanes;
+use super::names::Names;
+use super::request::Question;
+use super::round::{Failure, Round};
 use super::{RegistryConfig, RegistryError};
 use crate::digest::Digest;
 use crate::document::{DocumentError, LARGEST_DOCUMENT};
 use crate::error::Error;
 use crate::manifest::Descriptor;
 use crate::reference::{Reference, Version};
-
-/// A piece of a blob on its way; a channel that ends without [`Piece::End`] was cut.
-#[derive(Debug)]
-pub(crate) enum Piece {
-    Data(Bytes),
-    End,
-}
+use crate::store::blocking;
 
 /// The endpoints of one reference with the credentials of one request.
 pub(crate) struct Session {
     pub(super) reference: Reference,
-    pub(super) credentials: Credentials,
     pub(super) config: RegistryConfig,
-    places: Vec<Place>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) places: Vec<Place>,
 }
 
+/// One endpoint as one request may use it.
 pub(super) struct Place {
     pub(super) endpoint: Endpoint,
     pub(super) client: Client,
+    /// Who we are there: what the request brought is for the registry itself alone.
+    pub(super) credentials: Credentials,
     /// What met its last challenge.
-    pub(super) authorization: Mutex<Option<HeaderValue>>,
+    authorization: Mutex<Option<HeaderValue>>,
+    /// Held by the one request that meets a challenge for all.
+    pub(super) asking: tokio::sync::Mutex<()>,
 }
 
 /// A tag or digest looked up.
@@ -49,59 +52,61 @@ pub(crate) struct Resolved {
 
 /// A document to ask for.
 struct Wanted<'a> {
-    /// Below the repository.
-    path: &'a str,
-    /// For errors.
-    name: &'a str,
+    question: Question<'a>,
     limit: u64,
     /// Only places that may resolve tags can answer.
     by_tag: bool,
 }
 
-/// A failure, and how long the registry asked to wait.
-pub(super) struct Failure {
-    pub(super) error: RegistryError,
-    pub(super) wait: Option<Duration>,
-}
+impl Place {
+    pub(super) fn authorization(&self) -> Option<HeaderValue> {
+        self.held().clone()
+    }
 
-impl From<RegistryError> for Failure {
-    fn from(error: RegistryError) -> Self {
-        Self { error, wait: None }
+    pub(super) fn authorize(&self, authorization: Option<HeaderValue>) {
+        *self.held() = authorization;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<HeaderValue>> {
+        self.authorization
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl Session {
-    /// Reads the configuration of the reference's registry; connects to nothing yet.
-    pub(crate) fn new(
+    /// Reads the configuration of the reference's registry, and asks credential helpers where the
+    /// request brings none; connects to nothing yet.
+    pub(crate) async fn open(
         config: &RegistryConfig,
+        lanes: &Arc<Lanes>,
         reference: &Reference,
         credentials: Credentials,
-    ) -> Result<Self, RegistryError> {
-        let mut clients: Vec<(super::tls::Tls, Client)> = Vec::new();
-        let mut places = Vec::new();
-        for endpoint in hosts::endpoints(config, reference.registry())? {
-            let known = clients
-                .iter()
-                .find(|(tls, _)| *tls == endpoint.tls)
-                .map(|(_, client)| client.clone());
-            let client = match known {
-                Some(client) => client,
-                None => {
-                    let client = endpoint.tls.client(config, reference.registry())?;
-                    clients.push((endpoint.tls.clone(), client.clone()));
-                    client
+    ) -> Result<Self, Error> {
+        let (read, registry) = (config.clone(), reference.registry().to_owned());
+        let (mut places, kept) = blocking("read the registry's configuration", move || {
+            let kept = read.docker_config.as_deref().map(DockerConfig::read);
+            let kept = kept.transpose()?.flatten();
+            let kept = kept.map(|kept| kept.helpers_in(read.credential_helpers.as_deref()));
+            Ok((places(&read, &registry)?, kept))
+        })
+        .await?;
+        for place in &mut places {
+            let upstream = place.endpoint.upstream;
+            place.credentials = match &kept {
+                _ if upstream && credentials != Credentials::Anonymous => credentials.clone(),
+                None => Credentials::Anonymous,
+                Some(kept) => {
+                    let own = place.endpoint.authority();
+                    let host = if upstream { reference.registry() } else { &own };
+                    kept.credentials(host, reference).await?
                 }
             };
-            places.push(Place {
-                endpoint,
-                client,
-                authorization: Mutex::new(None),
-            });
         }
         Ok(Self {
             reference: reference.clone(),
-            credentials,
             config: config.clone(),
+            lanes: lanes.clone(),
             places,
         })
     }
@@ -112,13 +117,13 @@ impl Session {
             Version::Tag(tag) => tag.clone(),
             Version::Digest { digest, .. } => digest.to_string(),
         };
+        let name = self.reference.to_string();
         let wanted = Wanted {
-            path: &format!("manifests/{version}"),
-            name: &self.reference.to_string(),
+            question: Question::document(format!("manifests/{version}"), &name),
             limit: LARGEST_DOCUMENT,
             by_tag: self.reference.tag().is_some(),
         };
-        let (bytes, announced) = self.everywhere(wanted).await?;
+        let (bytes, announced) = self.everywhere(&wanted).await?;
         let digest = match self.reference.digest() {
             Some(wanted) => verified(wanted, &bytes)?,
             None => Digest::sha256(&bytes),
@@ -128,182 +133,71 @@ impl Session {
             digest,
             size: bytes.len() as u64,
             platform: None,
-            annotations: std::collections::BTreeMap::new(),
+            annotations: BTreeMap::new(),
         };
         Ok(Resolved { descriptor, bytes })
     }
 
     /// A manifest or index by its descriptor.
     pub(crate) async fn manifest(&self, descriptor: &Descriptor) -> Result<Bytes, Error> {
-        self.document("manifests", descriptor).await
+        let digest = &descriptor.digest;
+        let question = Question::document(format!("manifests/{digest}"), digest.as_str());
+        self.document(question, descriptor).await
     }
 
     /// A small blob (a configuration) by its descriptor.
     pub(crate) async fn small_blob(&self, descriptor: &Descriptor) -> Result<Bytes, Error> {
-        self.document("blobs", descriptor).await
+        let question = Question::blob(&descriptor.digest, 0);
+        self.document(question, descriptor).await
     }
 
-    async fn document(&self, kind: &str, descriptor: &Descriptor) -> Result<Bytes, Error> {
-        let digest = &descriptor.digest;
+    async fn document(&self, question: Question<'_>, descriptor: &Descriptor) -> Result<Bytes, Error> {
+        let refused = |problem| Error::Document {
+            what: descriptor.digest.to_string(),
+            problem,
+        };
         if descriptor.size > LARGEST_DOCUMENT {
-            let problem = DocumentError::TooLarge {
+            return Err(refused(DocumentError::TooLarge {
                 size: descriptor.size,
-            };
-            return Err(Error::Document {
-                what: digest.to_string(),
-                problem,
-            });
+            }));
         }
-        let path = format!("{kind}/{digest}");
         let wanted = Wanted {
-            path: &path,
-            name: digest.as_str(),
+            question,
             limit: descriptor.size,
             by_tag: false,
         };
-        let (bytes, _) = self.everywhere(wanted).await?;
+        let (bytes, _) = self.everywhere(&wanted).await?;
         if bytes.len() as u64 != descriptor.size {
-            let problem = DocumentError::WrongSize {
+            return Err(refused(DocumentError::WrongSize {
                 wanted: descriptor.size,
                 found: bytes.len() as u64,
-            };
-            return Err(Error::Document {
-                what: digest.to_string(),
-                problem,
-            });
+            }));
         }
-        verified(digest, &bytes)?;
+        verified(&descriptor.digest, &bytes)?;
         Ok(bytes)
     }
 
-    /// Sends a blob's bytes to `sink`, going on where a connection was cut. The digest is for
-    /// the receiver to check; the size is checked here.
-    pub(crate) async fn blob(
-        &self,
-        descriptor: &Descriptor,
-        sink: &mpsc::Sender<Piece>,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<(), RegistryError> {
-        let mut offset = 0;
+    /// Asks one place after the other, and all of them again after a wait.
+    async fn everywhere(&self, wanted: &Wanted<'_>) -> Result<(Bytes, Option<String>), Error> {
         let mut failures = 0;
         loop {
-            let mut last: Option<Failure> = None;
-            let before = offset;
-            for place in &self.places {
-                match self.stream(place, descriptor, &mut offset, sink, progress).await {
-                    Ok(()) => {
-                        return sink.send(Piece::End).await.map_err(|_| self.abandoned());
-                    }
-                    // Once bytes are trusted to one place, only that place may go on.
-                    Err(failure) if !failure.error.is_definite() => return Err(failure.error),
-                    Err(failure) => last = Some(failure),
-                }
-                if offset > before {
-                    break;
-                }
-            }
-            let Some(failure) = last else {
-                return Err(self.nowhere());
-            };
-            failures = if offset > before { 1 } else { failures + 1 };
-            self.back_off(failure, failures).await?;
-        }
-    }
-
-    async fn stream(
-        &self,
-        place: &Place,
-        descriptor: &Descriptor,
-        offset: &mut u64,
-        sink: &mpsc::Sender<Piece>,
-        progress: &(dyn Fn(u64) + Sync),
-    ) -> Result<(), Failure> {
-        let digest = &descriptor.digest;
-        let wrong_size = |found| RegistryError::WrongSize {
-            registry: self.registry().into(),
-            digest: digest.clone(),
-            wanted: descriptor.size,
-            found,
-        };
-        let mut answer = self
-            .get(place, &format!("blobs/{digest}"), digest.as_str(), Some(*offset))
-            .await?;
-        // A 200 starts over: what was taken before is passed by.
-        let mut position = match answer.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                self.check_range(&answer, *offset)?;
-                *offset
-            }
-            _ => {
-                if let Some(length) = answer
-                    .content_length()
-                    .filter(|length| *length != descriptor.size)
-                {
-                    return Err(wrong_size(length).into());
-                }
-                0
-            }
-        };
-        loop {
-            let piece = match timeout(self.config.progress_timeout, answer.chunk()).await {
-                Ok(Ok(Some(piece))) => piece,
-                Ok(Ok(None)) if position < descriptor.size => return Err(wrong_size(position).into()),
-                Ok(Ok(None)) => return Ok(()),
-                Ok(Err(error)) => return Err(self.unavailable(&cause(&error)).into()),
-                Err(_) => return Err(self.unavailable("no data within the progress timeout").into()),
-            };
-            let end = position + piece.len() as u64;
-            if end > descriptor.size {
-                return Err(wrong_size(end).into());
-            }
-            let known = offset.saturating_sub(position).min(piece.len() as u64) as usize;
-            position = end;
-            if known < piece.len() {
-                *offset = end;
-                sink.send(Piece::Data(piece.slice(known..)))
-                    .await
-                    .map_err(|_| self.abandoned())?;
-                progress(end);
-            }
-        }
-    }
-
-    fn check_range(&self, answer: &Response, offset: u64) -> Result<(), RegistryError> {
-        let range = answer
-            .headers()
-            .get(CONTENT_RANGE)
-            .and_then(|value| value.to_str().ok());
-        let start = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
-        if start == Some(offset) {
-            Ok(())
-        } else {
-            Err(self.protocol("its answer to a range request is another range"))
-        }
-    }
-
-    /// Asks one place after the other, and all of them again after a wait.
-    async fn everywhere(&self, wanted: Wanted<'_>) -> Result<(Bytes, Option<String>), Error> {
-        for failures in 1.. {
-            let mut last: Option<Failure> = None;
-            for place in self
-                .places
-                .iter()
-                .filter(|place| place.endpoint.resolves || !wanted.by_tag)
-            {
-                match self.small(place, &wanted).await {
+            let mut round = Round::default();
+            let places = self.places.iter().filter(|place| place.endpoint.pulls);
+            for place in places.filter(|place| place.endpoint.resolves || !wanted.by_tag) {
+                match self.small(place, wanted).await {
                     Ok(value) => return Ok(value),
                     Err(failure) if !failure.error.is_definite() => return Err(failure.error.into()),
-                    Err(failure) => last = Some(failure),
+                    Err(failure) => round.add(place.endpoint.upstream, failure),
                 }
             }
-            let Some(failure) = last else { break };
+            let failure = round.telling().ok_or_else(|| self.nowhere())?;
+            failures += 1;
             self.back_off(failure, failures).await?;
         }
-        Err(self.nowhere().into())
     }
 
     /// Waits before the next try, or gives the failure back when there is none.
-    async fn back_off(&self, failure: Failure, failures: u32) -> Result<(), RegistryError> {
+    pub(super) async fn back_off(&self, failure: Failure, failures: u32) -> Result<(), RegistryError> {
         let wait = self
             .config
             .retry
@@ -313,20 +207,20 @@ impl Session {
             return Err(failure.error);
         };
         tracing::debug!(error = %failure.error, ?wait, "trying again");
-        tokio::time::sleep(wait).await;
+        (self.config.clock.sleep)(wait).await;
         Ok(())
     }
 
     /// A document and the type the place gives it.
     async fn small(&self, place: &Place, wanted: &Wanted<'_>) -> Result<(Bytes, Option<String>), Failure> {
-        let answer = self.get(place, wanted.path, wanted.name, None).await?;
+        let mut answer = self.get(place, &wanted.question).await?;
         let media_type = answer
             .headers()
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
         let media_type = media_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_owned());
         let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-        match timeout(self.config.progress_timeout, bounded_body(answer, limit)).await {
+        match timeout(self.config.progress_timeout, bounded_body(&mut answer, limit)).await {
             Ok(Ok(bytes)) => Ok((bytes, media_type)),
             Ok(Err(BodyError::TooLarge)) => Err(self
                 .protocol("a document is larger than announced or allowed")
@@ -354,15 +248,35 @@ impl Session {
         }
     }
 
-    fn abandoned(&self) -> RegistryError {
-        RegistryError::Abandoned {
-            registry: self.registry().into(),
-        }
-    }
-
-    fn nowhere(&self) -> RegistryError {
+    pub(super) fn nowhere(&self) -> RegistryError {
         self.unavailable("its configuration leaves no place to pull from")
     }
+}
+
+/// The endpoints, each with a client that trusts as it says. Equal ways of trusting share one.
+fn places(config: &RegistryConfig, registry: &str) -> Result<Vec<Place>, RegistryError> {
+    let names = Names::new(&config.names);
+    let mut clients: Vec<(super::tls::Tls, Client)> = Vec::new();
+    let mut places = Vec::new();
+    for endpoint in hosts::endpoints(config, registry)? {
+        let known = clients.iter().find(|(tls, _)| *tls == endpoint.tls);
+        let client = match known {
+            Some((_, client)) => client.clone(),
+            None => {
+                let client = endpoint.tls.client(config, &names, registry)?;
+                clients.push((endpoint.tls.clone(), client.clone()));
+                client
+            }
+        };
+        places.push(Place {
+            endpoint,
+            client,
+            credentials: Credentials::Anonymous,
+            authorization: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        });
+    }
+    Ok(places)
 }
 
 fn verified(wanted: &Digest, bytes: &[u8]) -> Result<Digest, Error> {

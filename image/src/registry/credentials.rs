@@ -80,7 +80,7 @@ impl Credentials {
     /// # Errors
     /// Malformed fields.
     pub fn from_fields(fields: AuthFields, registry: &str) -> Result<Self, CredentialsError> {
-        if !fields.server_address.is_empty() && !is_for(&fields.server_address, registry) {
+        if !fields.server_address.is_empty() && !same_host(&fields.server_address, registry) {
             return Ok(Self::Anonymous);
         }
         let credentials = if !fields.registry_token.is_empty() {
@@ -124,7 +124,7 @@ fn decode(auth: &str) -> Result<Credentials, CredentialsError> {
 }
 
 /// `https://index.docker.io/v1/` and `docker.io` are the same server.
-fn is_for(server: &str, registry: &str) -> bool {
+pub(super) fn same_host(server: &str, registry: &str) -> bool {
     let host = |text: &str| {
         let text = text.split_once("://").map_or(text, |(_, rest)| rest);
         let host = text.split('/').next().unwrap_or_default().to_ascii_lowercase();

@@ -71,6 +71,16 @@ pub enum RegistryError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A credential helper named in Docker's configuration failed.
+    #[error("{registry}: credential helper {helper:?} {problem}")]
+    Helper {
+        /// For which registry it was asked.
+        registry: String,
+        /// Its name, without `docker-credential-`.
+        helper: String,
+        /// What happened.
+        problem: String,
+    },
     /// The receiver of the bytes went away.
     #[error("{registry}: the download was abandoned")]
     Abandoned {

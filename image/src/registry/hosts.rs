@@ -1,16 +1,14 @@
 //! Where a registry's content is fetched from: the keys `registry.mirrors` and
-//! `registry.insecure`, and the `<host>/hosts.toml` files that containerd's users already have
-//! (`server`, and per host `capabilities`, `ca`, `client`, `skip_verify`, `override_path`,
-//! `header`).
+//! `registry.insecure`; a folder of the host's own (`hosts_file`) goes before both.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::tls::Tls;
-use super::{RegistryConfig, RegistryError};
+use super::{RegistryConfig, RegistryError, hosts_file};
 
 /// One place to fetch from.
 #[derive(Debug, Clone)]
@@ -19,23 +17,30 @@ pub(super) struct Endpoint {
     pub(super) base: Url,
     /// Whether it is the registry itself; a mirror gets no credentials of the request.
     pub(super) upstream: bool,
+    /// May be asked for content.
+    pub(super) pulls: bool,
     /// May turn a tag into a digest.
     pub(super) resolves: bool,
+    /// May be given content.
+    pub(super) pushes: bool,
     pub(super) tls: Tls,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl Endpoint {
+    /// `host[:port]`, the port only when it is not the scheme's own.
+    pub(super) fn authority(&self) -> String {
+        let host = self.base.host_str().unwrap_or_default();
+        self.base
+            .port()
+            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+}
+
 /// The places for `registry` (as in a reference), in the order they are to be asked.
 pub(super) fn endpoints(config: &RegistryConfig, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
-    if let Some(folder) = hosts_folder(&config.hosts_folders, registry) {
-        let file = folder.join("hosts.toml");
-        return HostsFile {
-            file: &file,
-            folder: &folder,
-            registry,
-            config,
-        }
-        .endpoints();
+    if let Some(folder) = hosts_file::folder(&config.hosts_folders, registry) {
+        return folder.endpoints(config, registry);
     }
     let mut endpoints = Vec::new();
     for mirror in config.mirrors.get(registry).into_iter().flatten() {
@@ -50,7 +55,7 @@ pub(super) fn endpoints(config: &RegistryConfig, registry: &str) -> Result<Vec<E
 }
 
 /// The registry itself, with no file saying otherwise.
-fn upstream(config: &RegistryConfig, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
+pub(super) fn upstream(config: &RegistryConfig, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
     server(config, host_of(registry), true).map_err(|problem| RegistryError::Config {
         file: PathBuf::from(registry),
         problem,
@@ -77,7 +82,7 @@ fn server(config: &RegistryConfig, text: &str, upstream: bool) -> Result<Vec<End
     ])
 }
 
-fn endpoint(text: &str, upstream: bool, override_path: bool) -> Result<Endpoint, String> {
+pub(super) fn endpoint(text: &str, upstream: bool, override_path: bool) -> Result<Endpoint, String> {
     let mut base = Url::parse(text).map_err(|error| format!("{error}"))?;
     if !matches!(base.scheme(), "http" | "https") {
         return Err("the URL must be http or https".into());
@@ -95,7 +100,10 @@ fn endpoint(text: &str, upstream: bool, override_path: bool) -> Result<Endpoint,
     Ok(Endpoint {
         base,
         upstream,
+        pulls: true,
         resolves: true,
+        // Mirrors are copies; what is pushed goes to the original unless a file says otherwise.
+        pushes: upstream,
         tls: Tls {
             none,
             direct,
@@ -114,185 +122,13 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The folder of the host, or `_default` of the first place that has one.
-fn hosts_folder(places: &[PathBuf], registry: &str) -> Option<PathBuf> {
-    // A colon is awkward in some file systems, hence the second spelling.
-    let spelled = match registry.rsplit_once(':') {
-        Some((host, port)) => vec![registry.to_owned(), format!("{host}_{port}_")],
-        None => vec![registry.to_owned()],
-    };
-    let candidates = |name: &str| {
-        places
-            .iter()
-            .map(|place| place.join(name))
-            .find(|folder| folder.join("hosts.toml").is_file())
-    };
-    spelled
-        .iter()
-        .find_map(|name| candidates(name))
-        .or_else(|| candidates("_default"))
-}
-
-struct HostsFile<'a> {
-    file: &'a Path,
-    folder: &'a Path,
-    registry: &'a str,
-    config: &'a RegistryConfig,
-}
-
-impl HostsFile<'_> {
-    fn endpoints(&self) -> Result<Vec<Endpoint>, RegistryError> {
-        let text = std::fs::read_to_string(self.file).map_err(|error| self.wrong(error))?;
-        let table: toml::Table = text
-            .parse()
-            .map_err(|error: toml::de::Error| self.wrong(error.message()))?;
-        let mut endpoints = Vec::new();
-        match table.get("host") {
-            None => {}
-            Some(toml::Value::Table(hosts)) => {
-                for (url, settings) in hosts {
-                    let settings = settings
-                        .as_table()
-                        .ok_or_else(|| self.wrong("host must be a table of tables"))?;
-                    endpoints.extend(self.host(url, settings)?);
-                }
-            }
-            Some(_) => return Err(self.wrong("host must be a table")),
-        }
-        let own = match table.get("server") {
-            None => upstream(self.config, self.registry)?,
-            Some(server) => {
-                let server = server
-                    .as_str()
-                    .ok_or_else(|| self.wrong("server must be a string"))?;
-                self.configure(server, &table, true)?.into_iter().collect()
-            }
-        };
-        endpoints.extend(own);
-        Ok(endpoints)
-    }
-
-    fn host(&self, url: &str, settings: &toml::Table) -> Result<Option<Endpoint>, RegistryError> {
-        self.configure(url, settings, false)
-    }
-
-    /// `None` when the host may not be pulled from at all.
-    fn configure(
-        &self,
-        url: &str,
-        settings: &toml::Table,
-        upstream: bool,
-    ) -> Result<Option<Endpoint>, RegistryError> {
-        let with_scheme = match url {
-            _ if url.contains("://") => url.to_owned(),
-            _ if is_loopback(url) => format!("http://{url}"),
-            _ => format!("https://{url}"),
-        };
-        let flag = |name: &str| match settings.get(name) {
-            None => Ok(false),
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| self.wrong(format_args!("{name} must be true or false"))),
-        };
-        let mut endpoint = endpoint(&with_scheme, upstream, flag("override_path")?)
-            .map_err(|problem| self.wrong(problem))?;
-        // The registry itself may be listed as a host to give it settings; it stays itself.
-        endpoint.upstream |= authority(&endpoint.base) == host_of(self.registry);
-        endpoint.tls.skip_verify = flag("skip_verify")?;
-        endpoint.tls.authorities = self.files(settings, "ca")?;
-        endpoint.tls.client = self.client(settings)?;
-        endpoint.headers = self.headers(settings)?;
-        if let Some(capabilities) = settings.get("capabilities") {
-            let has = |name| {
-                capabilities
-                    .as_array()
-                    .is_some_and(|all| all.iter().any(|one| one.as_str() == Some(name)))
-            };
-            if !has("pull") {
-                return Ok(None);
-            }
-            endpoint.resolves = has("resolve");
-        }
-        Ok(Some(endpoint))
-    }
-
-    fn files(&self, settings: &toml::Table, key: &str) -> Result<Vec<PathBuf>, RegistryError> {
-        let file = |value: &toml::Value| {
-            value
-                .as_str()
-                .map(|name| self.folder.join(name))
-                .ok_or_else(|| self.wrong(format_args!("{key} must name files")))
-        };
-        match settings.get(key) {
-            None => Ok(Vec::new()),
-            Some(toml::Value::Array(names)) => names.iter().map(file).collect(),
-            Some(name) => file(name).map(|file| vec![file]),
-        }
-    }
-
-    /// `client = "pem"`, or `client = [["cert", "key"]]`; of several the first.
-    fn client(&self, settings: &toml::Table) -> Result<Option<(PathBuf, PathBuf)>, RegistryError> {
-        let wrong = || self.wrong("client must be a file, or a list of [certificate, key]");
-        let text = |value: &toml::Value| {
-            value
-                .as_str()
-                .map(|name| self.folder.join(name))
-                .ok_or_else(wrong)
-        };
-        let pair = |value: &toml::Value| match value {
-            toml::Value::Array(pair) if pair.len() == 2 => Ok((text(&pair[0])?, text(&pair[1])?)),
-            toml::Value::Array(_) => Err(wrong()),
-            single => text(single).map(|file| (file.clone(), file)),
-        };
-        match settings.get("client") {
-            None => Ok(None),
-            Some(toml::Value::Array(several)) => several.first().map(pair).transpose(),
-            Some(single) => pair(single).map(Some),
-        }
-    }
-
-    fn headers(&self, settings: &toml::Table) -> Result<Vec<(HeaderName, HeaderValue)>, RegistryError> {
-        let Some(headers) = settings.get("header") else {
-            return Ok(Vec::new());
-        };
-        let headers = headers
-            .as_table()
-            .ok_or_else(|| self.wrong("header must be a table"))?;
-        let mut parsed = Vec::new();
-        for (name, values) in headers {
-            let bad = || self.wrong(format_args!("header {name:?} is malformed"));
-            let name = HeaderName::try_from(name.as_str()).map_err(|_| bad())?;
-            let values = values.as_array().cloned().unwrap_or_else(|| vec![values.clone()]);
-            for value in values {
-                let mut value = HeaderValue::try_from(value.as_str().ok_or_else(bad)?).map_err(|_| bad())?;
-                value.set_sensitive(true);
-                parsed.push((name.clone(), value));
-            }
-        }
-        Ok(parsed)
-    }
-
-    fn wrong(&self, problem: impl ToString) -> RegistryError {
-        RegistryError::Config {
-            file: self.file.into(),
-            problem: problem.to_string(),
-        }
-    }
-}
-
-fn host_of(registry: &str) -> &str {
+/// Where a registry really is.
+pub(super) fn host_of(registry: &str) -> &str {
     if registry == "docker.io" {
         "registry-1.docker.io"
     } else {
         registry
     }
-}
-
-/// `host[:port]`, the port only when it is not the scheme's own.
-fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port()
-        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 #[cfg(test)]
@@ -353,57 +189,6 @@ mod tests {
                 ("http://localhost:1/v2/", false),
                 ("https://registry-1.docker.io/v2/", true)
             ]
-        );
-    }
-
-    #[test]
-    fn reads_hosts_files_in_their_order() {
-        let folder = tempfile::tempdir().unwrap();
-        let host = folder.path().join("quay.io_8443_");
-        std::fs::create_dir(&host).unwrap();
-        let text = r#"
-            server = "https://quay.io:8443"
-            [host."https://z.example"]
-              capabilities = ["pull", "resolve"]
-              skip_verify = true
-            [host."https://push.example"]
-              capabilities = ["push"]
-            [host."https://a.example/registry"]
-              capabilities = ["pull"]
-              override_path = true
-              ca = ["ca.pem"]
-              [host."https://a.example/registry".header]
-                x-custom = ["one"]
-        "#;
-        std::fs::write(host.join("hosts.toml"), text).unwrap();
-        let config = RegistryConfig {
-            hosts_folders: vec![folder.path().into()],
-            ..RegistryConfig::default()
-        };
-        let found = endpoints(&config, "quay.io:8443").unwrap();
-        let shown: Vec<_> = found
-            .iter()
-            .map(|e| (e.base.as_str(), e.resolves, e.upstream))
-            .collect();
-        assert_eq!(
-            shown,
-            [
-                ("https://z.example/v2/", true, false),
-                ("https://a.example/registry/", false, false),
-                ("https://quay.io:8443/v2/", true, true)
-            ]
-        );
-        assert!(found[0].tls.skip_verify);
-        assert_eq!(found[1].tls.authorities, [host.join("ca.pem")]);
-        assert_eq!(found[1].headers.len(), 1);
-        assert_eq!(bases(&config, "other.io"), ["https://other.io/v2/"]);
-
-        std::fs::write(host.join("hosts.toml"), "server = 7").unwrap();
-        let refused = endpoints(&config, "quay.io:8443").unwrap_err();
-        assert!(
-            refused
-                .to_string()
-                .contains("hosts.toml: server must be a string")
         );
     }
 }

@@ -10,26 +10,38 @@
 //! * The request's credentials go to the registry's own host and to the token service it names,
 //!   never to a mirror, never over a redirect to another origin, never to plain http unless the
 //!   registry was declared so.
-//! * Another endpoint is tried only after a definite answer or a failed connection.
+//! * Another endpoint is tried only after a definite answer or a failed connection; a blob that one has
+//!   begun to send only that one may go on with.
+//! * At most so many requests are under way to a host, over all pulls of a store.
 //! * Errors name the registry, not URLs: queries and user info of URLs hold secrets.
 
 mod answer;
 mod auth;
+mod blob;
 mod client;
 pub mod credentials;
+mod docker_config;
 mod error;
 mod hosts;
+mod hosts_file;
+mod lanes;
+mod names;
 mod request;
 mod retry;
+mod round;
 mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use self::client::{Piece, Session};
+pub(crate) use self::blob::Piece;
+pub(crate) use self::client::Session;
 pub use self::credentials::{AuthFields, Credentials, CredentialsError};
+pub use self::docker_config::DockerConfig;
 pub use self::error::RegistryError;
-pub use self::retry::RetryPolicy;
+pub(crate) use self::lanes::Lanes;
+pub use self::names::NameFiles;
+pub use self::retry::{Clock, RetryPolicy};
 
 /// How registries are reached. Files named here are read anew for each pull.
 #[derive(Debug, Clone)]
@@ -41,12 +53,22 @@ pub struct RegistryConfig {
     pub insecure: Vec<String>,
     /// Folders with `<host>/hosts.toml`, the first that has the host wins.
     pub hosts_folders: Vec<PathBuf>,
+    /// Docker's `config.json`, for requests that bring no credentials of their own.
+    pub docker_config: Option<PathBuf>,
+    /// Where the credential helpers that it names are; `None` for PATH.
+    pub credential_helpers: Option<PathBuf>,
+    /// Where host names are looked up.
+    pub names: NameFiles,
+    /// Requests under way to one host at a time.
+    pub connections_per_host: usize,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long an active request may bring no byte.
     pub progress_timeout: Duration,
     /// Retries of what may pass by itself.
     pub retry: RetryPolicy,
+    /// What retries wait by.
+    pub clock: Clock,
 }
 
 impl Default for RegistryConfig {
@@ -61,9 +83,14 @@ impl Default for RegistryConfig {
             ]
             .map(PathBuf::from)
             .to_vec(),
+            docker_config: None,
+            credential_helpers: None,
+            names: NameFiles::default(),
+            connections_per_host: 6,
             connect_timeout: Duration::from_secs(30),
             progress_timeout: Duration::from_secs(300),
             retry: RetryPolicy::default(),
+            clock: Clock::default(),
         }
     }
 }

@@ -1,7 +1,11 @@
-//! When to try again, and how long to wait before.
+//! When to try again.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::future::BoxFuture;
 
 /// Exponential back-off with jitter.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +31,30 @@ impl Default for RetryPolicy {
     }
 }
 
+/// The clock that waits are measured by, and told from (`Retry-After` may be a date).
+#[derive(Clone)]
+pub struct Clock {
+    /// What time it is.
+    pub now: fn() -> SystemTime,
+    /// Ends after so long.
+    pub sleep: Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            now: SystemTime::now,
+            sleep: Arc::new(|wait| Box::pin(tokio::time::sleep(wait))),
+        }
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").finish_non_exhaustive()
+    }
+}
+
 impl RetryPolicy {
     /// The wait after failure number `failures` (from 1); `None` when it was the last try.
     pub(super) fn wait(&self, failures: u32, asked: Option<Duration>) -> Option<Duration> {
@@ -43,6 +71,16 @@ impl RetryPolicy {
         // Half fixed, half random: a thousand nodes that failed together come back apart.
         Some(exponential / 2 + (exponential / 2).mul_f64(random_fraction()))
     }
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).
+pub(super) fn asked_wait(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 /// Good enough to spread retries; the standard library seeds each hasher from the system.
@@ -75,6 +113,24 @@ mod tests {
             policy.wait(1, Some(Duration::from_secs(9999))),
             Some(policy.longest_asked)
         );
+    }
+
+    #[test]
+    fn a_registry_may_name_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_767);
+        let asked = |text| asked_wait(text, now);
+        assert_eq!(asked(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(
+            asked("Sun, 06 Nov 1994 08:49:37 GMT"),
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(
+            asked("Sun, 06 Nov 1994 08:49:07 GMT"),
+            Some(Duration::ZERO),
+            "past"
+        );
+        assert_eq!(asked("soon"), None);
+        assert_eq!(asked("-1"), None);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! One HTTP client per way of trusting.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Once, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use reqwest::{Certificate, Client, Identity, redirect};
 
+use super::names::Names;
 use super::{RegistryConfig, RegistryError};
 
 /// How an endpoint proves itself, and we to it.
@@ -41,7 +42,12 @@ fn system_authorities() -> &'static [Certificate] {
 impl Tls {
     /// A client that follows no redirects (the caller decides what goes where) and resolves
     /// names itself: a static binary cannot use the system's resolver modules.
-    pub(super) fn client(&self, config: &RegistryConfig, registry: &str) -> Result<Client, RegistryError> {
+    pub(super) fn client(
+        &self,
+        config: &RegistryConfig,
+        names: &Names,
+        registry: &str,
+    ) -> Result<Client, RegistryError> {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             // Fails when the program chose a provider already, which is just as well.
@@ -52,7 +58,7 @@ impl Tls {
             .referer(false)
             .user_agent(concat!("crisp/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(config.connect_timeout)
-            .hickory_dns(true);
+            .dns_resolver(Arc::new(names.clone()));
         if self.direct {
             builder = builder.no_proxy();
         }

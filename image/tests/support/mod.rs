@@ -4,6 +4,7 @@
 
 pub(crate) mod images;
 pub(crate) mod registry;
+pub(crate) mod tls;
 
 use std::path::Path;
 use std::time::Duration;

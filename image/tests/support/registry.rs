@@ -13,10 +13,13 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use image::digest::Digest;
 use image::{PullRequest, Reference};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::images::{INDEX, MANIFEST, TestImage};
 
@@ -27,6 +30,8 @@ pub(crate) struct Seen {
     pub(crate) query: String,
     pub(crate) authorization: Option<String>,
     pub(crate) range: Option<String>,
+    pub(crate) version: http::Version,
+    pub(crate) headers: http::HeaderMap,
 }
 
 type Answer = Response<BoxBody<Bytes, std::io::Error>>;
@@ -50,24 +55,31 @@ pub(crate) struct TestRegistry {
 
 impl TestRegistry {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", None).await
+    }
+
+    /// Over TLS when a server's configuration is given; HTTP/2 when the client asks for it then.
+    pub(crate) async fn start_at(address: &str, tls: Option<ServerConfig>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
         let serving = state.clone();
+        let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else {
                     return;
                 };
-                let state = serving.clone();
+                let (state, tls) = (serving.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| {
-                        let answer = answer(&state, &request);
-                        async move { Ok::<_, Infallible>(answer) }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    match tls {
+                        None => serve(stream, state).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, state).await;
+                            }
+                        }
+                    }
                 });
             }
         });
@@ -130,6 +142,17 @@ impl TestRegistry {
     }
 }
 
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, state: Arc<Mutex<State>>) {
+    let service = service_fn(move |request| {
+        let answer = answer(&state, &request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    // A connection that breaks is what some faults are about.
+    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
 impl Drop for TestRegistry {
     fn drop(&mut self) {
         self.task.abort();
@@ -158,6 +181,15 @@ pub(crate) fn with_header(status: u16, name: &str, value: &str) -> Answer {
         .unwrap()
 }
 
+/// An answer with any status, header and body.
+pub(crate) fn answer_with(status: u16, headers: &[(&str, &str)], bytes: &[u8]) -> Answer {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    response.body(full(bytes)).unwrap()
+}
+
 /// Promises all of `bytes`, and cuts the connection after `at` of them.
 pub(crate) fn cut(bytes: &[u8], at: usize) -> Answer {
     let part = Ok(Frame::data(Bytes::copy_from_slice(&bytes[..at])));
@@ -176,6 +208,43 @@ pub(crate) fn cut(bytes: &[u8], at: usize) -> Answer {
         .unwrap()
 }
 
+/// The bytes after a while, with a count of how many answers are on their way at once.
+pub(crate) fn counted(bytes: &[u8], under_way: &Arc<UnderWay>) -> Answer {
+    let (bytes, entry) = (Bytes::copy_from_slice(bytes), under_way.enter());
+    let pieces = stream::once(async move {
+        // Long enough for every request that is allowed to to be here at the same time.
+        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        drop(entry);
+        Ok(Frame::data(bytes))
+    });
+    Response::builder().body(StreamBody::new(pieces).boxed()).unwrap()
+}
+
+/// How many answers are on their way, and the most there ever were.
+#[derive(Default)]
+pub(crate) struct UnderWay(Mutex<(usize, usize)>);
+
+pub(crate) struct Entry(Arc<UnderWay>);
+
+impl UnderWay {
+    fn enter(self: &Arc<Self>) -> Entry {
+        let mut counts = self.0.lock().unwrap();
+        counts.0 += 1;
+        counts.1 = counts.1.max(counts.0);
+        Entry(self.clone())
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.0.lock().unwrap().1
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().0 -= 1;
+    }
+}
+
 fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Answer {
     let header = |name| {
         request
@@ -188,6 +257,8 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Answer {
         query: request.uri().query().unwrap_or_default().to_owned(),
         authorization: header("authorization"),
         range: header("range"),
+        version: request.version(),
+        headers: request.headers().clone(),
     };
     let mut state = state.lock().unwrap();
     state.seen.push(seen.clone());
