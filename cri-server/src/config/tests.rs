@@ -184,7 +184,11 @@ fn drop_ins_win_in_the_order_of_their_names_and_flags_over_all() {
     let config = Config::load(Some(&file), &flags).expect("a configuration");
     assert_eq!(config.network.embedded.bridge, "late");
     assert_eq!(config.network.embedded.mtu, Some(1400), "tables merge");
-    assert_eq!(config.image.pinned, ["docker.io/library/c:latest"], "lists are replaced");
+    assert_eq!(
+        config.image.pinned,
+        ["docker.io/library/c:latest"],
+        "lists are replaced"
+    );
 
     flags.set("--log-level", "log.level", "warn");
     flags.set("--socket", "socket", "relative");
