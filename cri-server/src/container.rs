@@ -12,6 +12,7 @@ use minicbor::{Decode, Encode};
 use tokio::sync::{Mutex, watch};
 
 use crate::ids::{ContainerId, PodId};
+use crate::stats::Meter;
 use crate::time::Nanos;
 use crate::{Error, Result};
 
@@ -257,6 +258,8 @@ pub struct Container {
     pub turn: Mutex<()>,
     /// The deadline of the stop that is under way; a further stop may only bring it forward.
     pub stop_by: watch::Sender<Option<std::time::Instant>>,
+    /// What is remembered of its use.
+    pub meter: Meter,
 }
 
 impl Container {
@@ -267,6 +270,7 @@ impl Container {
             state: watch::Sender::new(state),
             turn: Mutex::new(()),
             stop_by: watch::Sender::new(None),
+            meter: Meter::default(),
         }
     }
 

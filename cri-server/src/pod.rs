@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::container::{Container, Resources, SelinuxOptions};
 use crate::ids::{ContainerId, PodId};
+use crate::stats::Meter;
 use crate::supervisor::Supervisor;
 use crate::time::Nanos;
 use crate::{Error, Result};
@@ -231,6 +232,8 @@ pub struct Pod {
     network: PodNetwork,
     init_pid: Option<i32>,
     containers: Mutex<HashMap<ContainerId, Arc<Container>>>,
+    /// What is remembered of its use.
+    pub meter: Meter,
 }
 
 impl Pod {
@@ -243,6 +246,7 @@ impl Pod {
             network,
             init_pid,
             containers: Mutex::default(),
+            meter: Meter::default(),
         }
     }
 

@@ -30,6 +30,11 @@ pub struct StoreUsage {
 }
 
 impl Store {
+    /// The directory that writable layers are in; a mount point where they are on a tmpfs.
+    pub fn containers_path(&self) -> &Path {
+        self.inner.snapshots.folder()
+    }
+
     /// Measures images (from records: cheap) and writable layers (by a walk).
     ///
     /// # Errors

@@ -191,7 +191,7 @@ fn state(container: &ContainerState) -> v1::ContainerState {
     }
 }
 
-fn metadata(name: &ContainerName) -> v1::ContainerMetadata {
+pub(super) fn metadata(name: &ContainerName) -> v1::ContainerMetadata {
     v1::ContainerMetadata {
         name: name.name.clone(),
         attempt: name.attempt,

@@ -6,6 +6,7 @@ pub mod image;
 pub mod pod;
 mod security;
 mod signal;
+pub mod stats;
 
 use std::collections::BTreeMap;
 

@@ -182,7 +182,7 @@ fn sysctls(config: &PodConfig) -> Result<()> {
     Ok(())
 }
 
-fn metadata(name: &PodName) -> v1::PodSandboxMetadata {
+pub(super) fn metadata(name: &PodName) -> v1::PodSandboxMetadata {
     v1::PodSandboxMetadata {
         name: name.name.clone(),
         uid: name.uid.clone(),

@@ -11,7 +11,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 /// Calls that kubelet makes every second or so, and reads that change nothing.
-const POLLED: [&str; 12] = [
+const POLLED: [&str; 16] = [
     "Version",
     "Status",
     "RuntimeConfig",
@@ -23,7 +23,11 @@ const POLLED: [&str; 12] = [
     "ImageStatus",
     "ImageFsInfo",
     "ExecSync",
+    "ContainerStats",
     "ListContainerStats",
+    "PodSandboxStats",
+    "ListPodSandboxStats",
+    "ListPodSandboxMetrics",
 ];
 
 /// Wraps a server's services.

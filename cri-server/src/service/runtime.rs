@@ -17,6 +17,21 @@ fn absent<T>(call: &str) -> Reply<T> {
     )))
 }
 
+/// A listing as a stream: each message holds as many items as fit well below a client's limit.
+fn in_pieces<T, M>(mut items: Vec<T>, message: impl Fn(Vec<T>) -> M + Send + 'static) -> Response<Stream<M>>
+where
+    T: Send + 'static,
+    M: Send + 'static,
+{
+    const PIECE: usize = 100;
+    let pieces = std::iter::from_fn(move || {
+        let rest = items.split_off(items.len().min(PIECE));
+        let piece = std::mem::replace(&mut items, rest);
+        (!piece.is_empty()).then(|| Ok(message(piece)))
+    });
+    Response::new(Box::pin(futures::stream::iter(pieces)))
+}
+
 #[tonic::async_trait]
 impl RuntimeService for Runtime {
     async fn version(&self, _: Request<v1::VersionRequest>) -> Reply<v1::VersionResponse> {
@@ -199,65 +214,80 @@ impl RuntimeService for Runtime {
 
     async fn container_stats(
         &self,
-        _: Request<v1::ContainerStatsRequest>,
+        request: Request<v1::ContainerStatsRequest>,
     ) -> Reply<v1::ContainerStatsResponse> {
-        absent("ContainerStats")
+        let stats = ops::stats::container(&self.0, &request.into_inner().container_id).await?;
+        Ok(Response::new(v1::ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Reply<v1::ListContainerStatsResponse> {
-        absent("ListContainerStats")
+        let stats = ops::stats::containers(&self.0, request.into_inner().filter.as_ref()).await?;
+        Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
     async fn stream_container_stats(
         &self,
-        _: Request<v1::StreamContainerStatsRequest>,
+        request: Request<v1::StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
-        absent("StreamContainerStats")
+        let stats = ops::stats::containers(&self.0, request.into_inner().filter.as_ref()).await?;
+        Ok(in_pieces(stats, |container_stats| {
+            v1::StreamContainerStatsResponse { container_stats }
+        }))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<v1::PodSandboxStatsRequest>,
+        request: Request<v1::PodSandboxStatsRequest>,
     ) -> Reply<v1::PodSandboxStatsResponse> {
-        absent("PodSandboxStats")
+        let stats = ops::stats::pod(&self.0, &request.into_inner().pod_sandbox_id).await?;
+        Ok(Response::new(v1::PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Reply<v1::ListPodSandboxStatsResponse> {
-        absent("ListPodSandboxStats")
+        let stats = ops::stats::pods(&self.0, request.into_inner().filter.as_ref()).await?;
+        Ok(Response::new(v1::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<v1::StreamPodSandboxStatsRequest>,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
-        absent("StreamPodSandboxStats")
+        let stats = ops::stats::pods(&self.0, request.into_inner().filter.as_ref()).await?;
+        Ok(in_pieces(stats, |pod_sandbox_stats| {
+            v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }
+        }))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Reply<v1::ListMetricDescriptorsResponse> {
-        absent("ListMetricDescriptors")
+        let descriptors = crate::metrics::descriptors();
+        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Reply<v1::ListPodSandboxMetricsResponse> {
-        absent("ListPodSandboxMetrics")
+        let pod_metrics = ops::metrics::pods(&self.0).await?;
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
-        absent("StreamPodSandboxMetrics")
+        let metrics = ops::metrics::pods(&self.0).await?;
+        Ok(in_pieces(metrics, |pod_sandbox_metrics| {
+            v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics }
+        }))
     }
 
     async fn get_container_events(

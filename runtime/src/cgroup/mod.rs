@@ -11,13 +11,15 @@
 //! blocks (removal up to two seconds) and is called from threads made for that.
 //!
 //! Invariants: a path is checked component by component and never leaves its hierarchy; what a failed creation made
-//! is removed; creation and removal can be repeated. Not here: statistics, the systemd driver, device filters of v2.
+//! is removed; creation and removal can be repeated. What a cgroup has used is read in [`usage`]. Not here: the systemd
+//! driver, device filters of v2.
 
 mod devices;
 mod hierarchy;
 mod kill;
 mod limits;
 mod tree;
+pub mod usage;
 
 use std::ffi::OsStr;
 use std::io;
