@@ -16,7 +16,7 @@ use runtime::launch::{
 
 use crate::config::Config;
 use crate::confinement::Confinement;
-use crate::container::{ContainerName, ContainerRecord};
+use crate::container::{ContainerName, ContainerRecord, Resources};
 use crate::host::Host;
 use crate::ids::{ContainerId, PodId};
 use crate::inflight::{Inflight, Operations};
@@ -46,6 +46,8 @@ pub struct Verbs {
     pub start: Inflight<ContainerId, ()>,
     /// StopContainer.
     pub stop: Inflight<ContainerId, ()>,
+    /// UpdateContainerResources, by container and change.
+    pub update: Inflight<(ContainerId, Resources), ()>,
     /// RemoveContainer.
     pub remove: Inflight<ContainerId, ()>,
 }

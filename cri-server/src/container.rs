@@ -7,6 +7,9 @@
 
 mod config;
 mod profile;
+mod update;
+
+use std::sync::PoisonError;
 
 use minicbor::{Decode, Encode};
 use tokio::sync::{Mutex, watch};
@@ -254,6 +257,7 @@ pub struct Container {
     /// What never changes.
     pub record: ContainerRecord,
     state: watch::Sender<ContainerState>,
+    resources: std::sync::Mutex<Resources>,
     /// Held by whoever starts or removes it: those two exclude each other.
     pub turn: Mutex<()>,
     /// The deadline of the stop that is under way; a further stop may only bring it forward.
@@ -266,6 +270,7 @@ impl Container {
     /// A container in a state.
     pub fn new(record: ContainerRecord, state: ContainerState) -> Self {
         Self {
+            resources: std::sync::Mutex::new(record.config.resources.clone()),
             record,
             state: watch::Sender::new(state),
             turn: Mutex::new(()),
@@ -277,6 +282,19 @@ impl Container {
     /// Its state now.
     pub fn state(&self) -> ContainerState {
         self.state.borrow().clone()
+    }
+
+    /// Its limits as last updated.
+    pub fn resources(&self) -> Resources {
+        self.resources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes over limits that are recorded.
+    pub fn set_resources(&self, resources: Resources) {
+        *self.resources.lock().unwrap_or_else(PoisonError::into_inner) = resources;
     }
 
     /// Applies a transition and wakes whoever watches. Returns the state that holds now.

@@ -198,6 +198,18 @@ pub enum PodPhase {
     NotReady(#[n(0)] Nanos),
 }
 
+/// What a pod may use in all, as last updated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PodLimits {
+    /// What it costs beyond its containers.
+    #[n(0)]
+    pub overhead: Option<Resources>,
+    /// The sum of its containers' resources.
+    #[n(1)]
+    pub resources: Option<Resources>,
+}
+
 /// What CNI gave the sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -231,6 +243,7 @@ pub struct Pod {
     state: watch::Sender<PodState>,
     network: PodNetwork,
     init_pid: Option<i32>,
+    limits: Mutex<PodLimits>,
     containers: Mutex<HashMap<ContainerId, Arc<Container>>>,
     /// What is remembered of its use.
     pub meter: Meter,
@@ -240,7 +253,12 @@ impl Pod {
     /// A sandbox in the given state, without containers.
     /// `init_pid` is the pod's own first process, in a pod that shares its PID namespace.
     pub fn new(record: PodRecord, state: PodState, network: PodNetwork, init_pid: Option<i32>) -> Self {
+        let limits = PodLimits {
+            overhead: record.config.overhead.clone(),
+            resources: record.config.resources.clone(),
+        };
         Self {
+            limits: Mutex::new(limits),
             record,
             state: watch::Sender::new(state),
             network,
@@ -299,6 +317,16 @@ impl Pod {
             PodState::Ready(_) | PodState::Stopping(_) => *state = PodState::NotReady { since: now },
         });
         since
+    }
+
+    /// What it may use in all.
+    pub fn limits(&self) -> PodLimits {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over limits that are recorded.
+    pub fn set_limits(&self, limits: PodLimits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// Its addresses and CNI result.

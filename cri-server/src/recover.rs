@@ -76,25 +76,33 @@ async fn revive(app: &Arc<App>, stored: StoredPod, containers: Vec<StoredContain
         record,
         phase,
         network,
+        limits,
     } = stored;
+    let fresh = |record, state, network, init_pid| {
+        let pod = Pod::new(record, state, network, init_pid);
+        if let Some(limits) = limits {
+            pod.set_limits(limits);
+        }
+        pod
+    };
     match phase {
         PodPhase::Intent => forget(app, record).await,
         PodPhase::NotReady(since) => {
             enter(
                 app,
-                Pod::new(record, PodState::NotReady { since }, network, None),
+                fresh(record, PodState::NotReady { since }, network, None),
                 containers,
             );
             Ok(())
         }
         PodPhase::Ready if record.boot_id != app.boot_id => {
-            let pod = Pod::new(record, PodState::NotReady { since: time::now() }, network, None);
+            let pod = fresh(record, PodState::NotReady { since: time::now() }, network, None);
             let pod = enter(app, pod, containers);
             ops::exits::lose(app, &pod, "the node was rebooted").await
         }
         PodPhase::Ready => match find(app, &record.id).await {
             Ok((supervisor, notices, listing)) => {
-                let pod = Pod::new(record, PodState::Ready(supervisor), network, listing.init_pid);
+                let pod = fresh(record, PodState::Ready(supervisor), network, listing.init_pid);
                 let pod = enter(app, pod, containers);
                 reconcile(app, &pod, &listing).await?;
                 ops::exits::watch(app, &pod, notices);
@@ -102,7 +110,7 @@ async fn revive(app: &Arc<App>, stored: StoredPod, containers: Vec<StoredContain
             }
             Err(error) => {
                 tracing::error!(pod = %record.config.name, %error, "the pod's supervisor is not there any more");
-                let pod = Pod::new(record, PodState::NotReady { since: time::now() }, network, None);
+                let pod = fresh(record, PodState::NotReady { since: time::now() }, network, None);
                 let pod = enter(app, pod, containers);
                 ops::exits::lose(app, &pod, "the pod's supervisor was killed").await
             }
@@ -113,9 +121,17 @@ async fn revive(app: &Arc<App>, stored: StoredPod, containers: Vec<StoredContain
 fn enter(app: &Arc<App>, pod: Pod, containers: Vec<StoredContainer>) -> Arc<Pod> {
     let pod = Arc::new(pod);
     app.registry.insert_pod(pod.clone());
-    for StoredContainer { record, state } in containers {
-        app.registry
-            .insert_container(&pod, Arc::new(Container::new(record, state)));
+    for StoredContainer {
+        record,
+        state,
+        resources,
+    } in containers
+    {
+        let container = Container::new(record, state);
+        if let Some(resources) = resources {
+            container.set_resources(resources);
+        }
+        app.registry.insert_container(&pod, Arc::new(container));
     }
     pod
 }

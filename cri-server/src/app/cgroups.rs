@@ -89,6 +89,15 @@ impl App {
         .await
     }
 
+    /// Changes the limits of a cgroup: all, or none.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] naming the limit that cannot be.
+    pub async fn update_cgroup(&self, path: &str, limits: LinuxResources) -> Result<()> {
+        let cgroup = self.cgroups.open(path)?;
+        blocking(move || Ok(cgroup.update(&limits)?)).await
+    }
+
     /// Removes a cgroup; one that does not exist is removed already.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use super::profile::{Profile, SelinuxOptions};
 use crate::pod::Namespaces;
 
 /// CPU, memory and the rest of a container's limits, in the units of CRI. Zero means "not set".
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 #[cbor(map)]
 pub struct Resources {
     /// CFS period in µs.

@@ -241,7 +241,7 @@ pub fn status(container: &Container) -> v1::ContainerStatus {
         mounts: record.config.mounts.iter().map(mount_to_wire).collect(),
         log_path: record.log_path.clone(),
         resources: Some(v1::ContainerResources {
-            linux: Some(resources_to_wire(&record.config.resources)),
+            linux: Some(resources_to_wire(&container.resources())),
             windows: None,
         }),
         user: Some(v1::ContainerUser {

@@ -129,7 +129,7 @@ pub async fn of_container(
                 ContainerState::Running { started_at, .. } => started_at,
                 ContainerState::Created | ContainerState::Exited { .. } => 0,
             },
-            resources: config.resources.clone(),
+            resources: container.resources(),
             processes,
             open_files,
             layer_bytes: sample.layer.map_or(0, |layer| layer.bytes),

@@ -105,6 +105,7 @@ fn pod_info(app: &App, pod: &Pod) -> serde_json::Value {
         "runtimeType": "crisp",
         "snapshotter": snapshotter(app),
         "cgroup": pod.record.cgroup,
+        "limits": pod_limits(pod),
         "hostname": pod.record.config.hostname,
         "config": {
             "metadata": {
@@ -132,6 +133,22 @@ fn runtime_spec(app: &App, container: &Container) -> serde_json::Value {
         shown["linux"]["seccomp"] = profile;
     }
     shown
+}
+
+/// What the pod may use in all: kubelet's own numbers, as last updated.
+fn pod_limits(pod: &Pod) -> serde_json::Value {
+    let limits = pod.limits();
+    let shown = |resources: Option<crate::container::Resources>| {
+        resources.map(|resources| {
+            json!({
+                "cpuPeriod": resources.cpu_period,
+                "cpuQuota": resources.cpu_quota,
+                "cpuShares": resources.cpu_shares,
+                "memoryLimit": resources.memory_limit,
+            })
+        })
+    };
+    json!({ "overhead": shown(limits.overhead), "resources": shown(limits.resources) })
 }
 
 fn container_info(app: &App, container: &Container) -> serde_json::Value {

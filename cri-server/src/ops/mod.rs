@@ -31,3 +31,6 @@ pub mod stats;
 pub mod status;
 pub mod stop;
 pub mod stop_pod;
+pub mod update_config;
+pub mod update_container;
+pub mod update_pod;

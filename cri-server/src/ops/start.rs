@@ -3,12 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use oci_spec::runtime::LinuxResources;
 use runtime::protocol;
 
 use crate::app::App;
 use crate::container::{Container, ContainerState, Exit};
 use crate::inflight::Progress;
 use crate::pod::{NamespaceMode, Pod};
+use crate::spec::resources::updated;
 use crate::supervisor::Supervisor;
 use crate::{Error, Result, logs, ops, time};
 
@@ -64,12 +66,7 @@ async fn launch(
     progress.waiting("volumes", "the file systems of their sources");
     app.host.make_missing_sources(record).await?;
     progress.stage("cgroup");
-    let limits = record
-        .spec()?
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.resources().clone());
-    let cgroup = app.make_cgroup(&record.cgroup, limits).await?;
+    let cgroup = app.make_cgroup(&record.cgroup, limits(container)?).await?;
     progress.stage("launch plan");
     let plan = app
         .launch_plan(pod, record, &cgroup)?
@@ -86,6 +83,17 @@ async fn launch(
     start.cgroup = cgroup.directories().next().map(text);
     start.pid_target = pid_target(app, container)?;
     Ok(supervisor.start(start, plan, log, cgroup.open_v2()?).await?)
+}
+
+/// As specified, or as updated since.
+fn limits(container: &Container) -> Result<Option<LinuxResources>> {
+    let spec = container.record.spec()?;
+    let specified = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+    let resources = container.resources();
+    if resources == container.record.config.resources {
+        return Ok(specified);
+    }
+    updated(specified.unwrap_or_default(), &resources).map(Some)
 }
 
 /// The protocol names files by text, and all of a cgroup's path is plain.

@@ -167,9 +167,10 @@ impl RuntimeService for Runtime {
 
     async fn update_runtime_config(
         &self,
-        _: Request<v1::UpdateRuntimeConfigRequest>,
+        request: Request<v1::UpdateRuntimeConfigRequest>,
     ) -> Reply<v1::UpdateRuntimeConfigResponse> {
-        absent("UpdateRuntimeConfig")
+        ops::update_config::update(&self.0, request.into_inner().runtime_config).await?;
+        Ok(Response::new(v1::UpdateRuntimeConfigResponse {}))
     }
 
     async fn stream_pod_sandboxes(
@@ -181,9 +182,10 @@ impl RuntimeService for Runtime {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Reply<v1::UpdatePodSandboxResourcesResponse> {
-        absent("UpdatePodSandboxResources")
+        ops::update_pod::update(&self.0, request.into_inner()).await?;
+        Ok(Response::new(v1::UpdatePodSandboxResourcesResponse {}))
     }
 
     async fn stream_containers(
@@ -195,9 +197,10 @@ impl RuntimeService for Runtime {
 
     async fn update_container_resources(
         &self,
-        _: Request<v1::UpdateContainerResourcesRequest>,
+        request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Reply<v1::UpdateContainerResourcesResponse> {
-        absent("UpdateContainerResources")
+        ops::update_container::update(&self.0, request.into_inner()).await?;
+        Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 
     async fn exec(&self, _: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {

@@ -13,7 +13,7 @@ pub mod capabilities;
 pub mod identity;
 mod mounts;
 mod process;
-mod resources;
+pub mod resources;
 
 use std::path::{Path, PathBuf};
 

@@ -81,6 +81,20 @@ pub fn limits(resources: &Resources) -> Result<LinuxResources> {
     Ok(all)
 }
 
+/// A specification's resources with limits that were updated since it was made.
+///
+/// # Errors
+/// As [`limits`].
+pub fn updated(mut specified: LinuxResources, resources: &Resources) -> Result<LinuxResources> {
+    let new = limits(resources)?;
+    specified
+        .set_cpu(new.cpu().clone())
+        .set_memory(new.memory().clone())
+        .set_hugepage_limits(new.hugepage_limits().clone())
+        .set_unified(new.unified().clone());
+    Ok(specified)
+}
+
 /// Whether a text is a list of numbers and ranges (cpuset(7), "List format"), none of them absurd.
 fn is_set(list: &str) -> bool {
     let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n < MOST_CPUS);

@@ -3,6 +3,7 @@
 //! ```text
 //!   pods        id │ name (unique) │ record (immutable) │ phase │ network
 //!   containers  id │ pod │ name (unique in its pod) │ record (immutable) │ state
+//!   updates     id of either │ resources as last updated
 //! ```
 //!
 //! A record is written once and never rewritten, so that keys which only a newer version knows stay
@@ -20,16 +21,17 @@ use rusqlite::Row;
 pub use codec::{addresses, environment, strings};
 use codec::{decode, encode};
 
-use crate::container::{ContainerRecord, ContainerState};
+use crate::container::{ContainerRecord, ContainerState, Resources};
 use crate::ids::{ContainerId, PodId};
-use crate::pod::{PodNetwork, PodPhase, PodRecord};
+use crate::pod::{PodLimits, PodNetwork, PodPhase, PodRecord};
 
 /// "crsp", in the header of the file.
 const APPLICATION_ID: i32 = 0x6372_7370;
 
 const SCHEMA: Schema = Schema {
     application_id: APPLICATION_ID,
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE pods (
             id      TEXT PRIMARY KEY,
             name    TEXT NOT NULL UNIQUE,
@@ -45,7 +47,14 @@ const SCHEMA: Schema = Schema {
             state   BLOB NOT NULL,
             UNIQUE (pod, name)
         ) WITHOUT ROWID, STRICT;
-    "],
+    ",
+        "
+        CREATE TABLE updates (
+            object    TEXT PRIMARY KEY,
+            resources BLOB NOT NULL
+        ) WITHOUT ROWID, STRICT;
+    ",
+    ],
     durability: Durability::Normal,
 };
 
@@ -58,6 +67,8 @@ pub struct StoredPod {
     pub phase: PodPhase,
     /// What CNI gave it.
     pub network: PodNetwork,
+    /// What it may use, when that was updated.
+    pub limits: Option<PodLimits>,
 }
 
 /// A container as it was last recorded.
@@ -67,6 +78,8 @@ pub struct StoredContainer {
     pub record: ContainerRecord,
     /// Where it was.
     pub state: ContainerState,
+    /// What it may use, when that was updated.
+    pub resources: Option<Resources>,
 }
 
 /// Everything that is recorded.
@@ -114,14 +127,18 @@ impl Store {
         self.database
             .read(|connection| {
                 let mut stored = Stored::default();
-                let mut pods = connection.prepare("SELECT id, record, phase, network FROM pods")?;
+                let mut pods = connection.prepare(
+                    "SELECT id, record, phase, network, resources FROM pods LEFT JOIN updates ON object = id",
+                )?;
                 for row in pods.query_map([], pod_row)? {
                     match row? {
                         Ok(pod) => stored.pods.push(pod),
                         Err(id) => stored.unreadable.push(id),
                     }
                 }
-                let mut containers = connection.prepare("SELECT id, record, state FROM containers")?;
+                let mut containers = connection.prepare(
+                    "SELECT id, record, state, resources FROM containers LEFT JOIN updates ON object = id",
+                )?;
                 for row in containers.query_map([], container_row)? {
                     match row? {
                         Ok(container) => stored.containers.push(container),
@@ -180,8 +197,7 @@ impl Store {
     /// # Errors
     /// What SQLite answers.
     pub async fn remove_pod(&self, id: &PodId) -> Result<()> {
-        self.execute("DELETE FROM pods WHERE id = ?", (id.to_string(),))
-            .await
+        self.forget("DELETE FROM pods WHERE id = ?", id.as_str()).await
     }
 
     /// Records a container that has just been made.
@@ -220,7 +236,42 @@ impl Store {
     /// # Errors
     /// What SQLite answers.
     pub async fn remove_container(&self, id: &ContainerId) -> Result<()> {
-        self.execute("DELETE FROM containers WHERE id = ?", (id.to_string(),))
+        self.forget("DELETE FROM containers WHERE id = ?", id.as_str())
+            .await
+    }
+
+    /// Records what a pod may use from now on.
+    ///
+    /// # Errors
+    /// What SQLite answers.
+    pub async fn update_pod(&self, id: &PodId, limits: &PodLimits) -> Result<()> {
+        self.update(id.as_str(), encode(limits)).await
+    }
+
+    /// Records what a container may use from now on.
+    ///
+    /// # Errors
+    /// What SQLite answers.
+    pub async fn update_container(&self, id: &ContainerId, resources: &Resources) -> Result<()> {
+        self.update(id.as_str(), encode(resources)).await
+    }
+
+    async fn update(&self, object: &str, resources: Vec<u8>) -> Result<()> {
+        self.execute(
+            "INSERT OR REPLACE INTO updates (object, resources) VALUES (?, ?)",
+            (object.to_owned(), resources),
+        )
+        .await
+    }
+
+    /// Removes a row, and what was updated of it.
+    async fn forget(&self, sql: &'static str, id: &str) -> Result<()> {
+        let id = id.to_owned();
+        self.database
+            .write(move |transaction| {
+                transaction.execute("DELETE FROM updates WHERE object = ?", (&id,))?;
+                transaction.execute(sql, (&id,)).map(|_| ())
+            })
             .await
     }
 
@@ -234,11 +285,17 @@ impl Store {
 fn pod_row(row: &Row<'_>) -> rusqlite::Result<std::result::Result<StoredPod, String>> {
     let id: String = row.get(0)?;
     let blobs: [Vec<u8>; 3] = [row.get(1)?, row.get(2)?, row.get(3)?];
+    let update: Option<Vec<u8>> = row.get(4)?;
     let read = || {
         Some(StoredPod {
             record: decode(&blobs[0])?,
             phase: decode(&blobs[1])?,
             network: decode(&blobs[2])?,
+            limits: update
+                .as_deref()
+                .map(|blob| decode(blob).ok_or(()))
+                .transpose()
+                .ok()?,
         })
     };
     Ok(read().filter(|pod| pod.record.id.as_str() == id).ok_or(id))
@@ -247,10 +304,16 @@ fn pod_row(row: &Row<'_>) -> rusqlite::Result<std::result::Result<StoredPod, Str
 fn container_row(row: &Row<'_>) -> rusqlite::Result<std::result::Result<StoredContainer, String>> {
     let id: String = row.get(0)?;
     let blobs: [Vec<u8>; 2] = [row.get(1)?, row.get(2)?];
+    let update: Option<Vec<u8>> = row.get(3)?;
     let read = || {
         Some(StoredContainer {
             record: decode(&blobs[0])?,
             state: decode(&blobs[1])?,
+            resources: update
+                .as_deref()
+                .map(|blob| decode(blob).ok_or(()))
+                .transpose()
+                .ok()?,
         })
     };
     Ok(read()

@@ -1,6 +1,6 @@
 use super::*;
-use crate::container::{ContainerConfig, Exit};
-use crate::pod::{PodConfig, PodName};
+use crate::container::{ContainerConfig, Exit, Resources};
+use crate::pod::{PodConfig, PodLimits, PodName};
 
 fn pod() -> PodRecord {
     PodRecord {
@@ -56,6 +56,14 @@ async fn what_is_written_is_read_back_after_reopening() {
     let exited = ContainerState::Created
         .started(9, 7)
         .exited(Exit::of_process(3, false), 8);
+    let resources = Resources {
+        memory_limit: 1 << 20,
+        ..Resources::default()
+    };
+    let limits = PodLimits {
+        overhead: None,
+        resources: Some(resources.clone()),
+    };
     {
         let store = Store::open(&path).unwrap();
         store.insert_pod(&pod).await.unwrap();
@@ -63,6 +71,10 @@ async fn what_is_written_is_read_back_after_reopening() {
         store.pod_ready(&pod.id, &network).await.unwrap();
         store.insert_container(&container).await.unwrap();
         store.container_state(&container.id, &exited).await.unwrap();
+        store.update_pod(&pod.id, &limits).await.unwrap();
+        let first = Resources::default();
+        store.update_container(&container.id, &first).await.unwrap();
+        store.update_container(&container.id, &resources).await.unwrap();
     }
     let store = Store::open(&path).unwrap();
     let stored = store.load().await.unwrap();
@@ -71,14 +83,16 @@ async fn what_is_written_is_read_back_after_reopening() {
         [StoredPod {
             record: pod.clone(),
             phase: PodPhase::Ready,
-            network
+            network,
+            limits: Some(limits),
         }]
     );
     assert_eq!(
         stored.containers,
         [StoredContainer {
             record: container.clone(),
-            state: exited
+            state: exited,
+            resources: Some(resources),
         }]
     );
     store.remove_container(&container.id).await.unwrap();

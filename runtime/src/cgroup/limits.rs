@@ -30,8 +30,18 @@ enum Absent {
 }
 
 impl Setting {
+    /// Its file in a cgroup.
+    pub(super) fn path(&self, cgroup: &Path) -> PathBuf {
+        self.mount.join(cgroup).join(&self.file)
+    }
+
+    #[cfg(test)]
+    pub(super) fn value(&self) -> &str {
+        &self.value
+    }
+
     pub(super) fn write(&self, cgroup: &Path) -> Result<(), CgroupError> {
-        let path = self.mount.join(cgroup).join(&self.file);
+        let path = self.path(cgroup);
         match try_write(&path, &self.value) {
             Err(Errno::NOENT) if self.absent == Absent::Ignored => Ok(()),
             Err(errno) => Err(CgroupError::Write {

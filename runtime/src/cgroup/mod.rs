@@ -19,6 +19,7 @@ mod hierarchy;
 mod kill;
 mod limits;
 mod tree;
+mod update;
 pub mod usage;
 
 use std::ffi::OsStr;
@@ -230,14 +231,6 @@ impl Cgroup {
             made.undo();
         }
         outcome
-    }
-
-    /// Writes limits to a cgroup that exists. What the resources do not mention stays as it is.
-    ///
-    /// # Errors
-    /// [`CgroupError`] of the first limit that was refused; those before it are in force.
-    pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        self.write(&limits::settings(&self.hierarchies, resources)?)
     }
 
     fn write(&self, settings: &[limits::Setting]) -> Result<(), CgroupError> {
