@@ -62,6 +62,7 @@ impl Attachment {
                 addresses,
                 gateways,
                 host_link,
+                ..
             } => (
                 name.clone(),
                 embedded_result(record, addresses, gateways, host_link),
@@ -134,23 +135,22 @@ impl Inner {
         thread: OneWay,
         request: &AttachRequest,
     ) -> Result<Attachment, Error> {
-        if let Some(mapping) = request.settings.port_mappings.first() {
-            let shown = format!("{}:{}", mapping.host_port, mapping.container_port);
-            return Err(refuse(
-                "port_mappings",
-                &shown,
-                "the embedded network has no host ports; use a CNI plugin",
-            ));
-        }
         let pod = &request.pod_id;
         let identity = Identity::of(request.netns.fd.as_fd())?;
         embedded.ensure()?;
-        let lease = embedded.lease(pod)?;
+        let mut lease = embedded.lease(pod)?;
+        lease.ports.clone_from(&request.settings.port_mappings);
+        if let Err(cause) = embedded.reserve_ports(pod, &lease) {
+            embedded.release(pod, &lease.host_link);
+            self.janitor.notify_one();
+            return Err(cause);
+        }
         let network = NetworkRecord::Embedded {
             name: embedded.config().name.clone(),
             addresses: lease.addresses.clone(),
             gateways: lease.gateways.clone(),
             host_link: lease.host_link.clone(),
+            ports: lease.ports.clone(),
         };
         let netns = NetnsRecord {
             path: request.netns.path.clone(),
@@ -158,10 +158,20 @@ impl Inner {
             identity,
         };
         let record = record(request, netns, network);
+        let connect =
+            |thread| embedded.connect(thread, pod, &lease, request.netns.fd.as_fd(), &request.if_name);
         let made = self
             .cache
             .write(pod, &record)
-            .and_then(|()| embedded.connect(thread, pod, &lease, request.netns.fd.as_fd(), &request.if_name));
+            .and_then(|()| embedded.open_ports(&lease))
+            // A thread that has entered the pod cannot close the host's ports any more, should it fail.
+            .and_then(|()| {
+                if lease.ports.is_empty() {
+                    connect(thread)
+                } else {
+                    aside(connect)
+                }
+            });
         match made {
             Ok(()) => Attachment::of(pod, &record).ok_or_else(|| unreadable(pod)),
             Err(cause) => Err(self.undo_embedded(embedded, pod, &lease, cause)),
@@ -175,11 +185,12 @@ impl Inner {
         } else {
             embedded.disconnect(lease)
         };
+        let closed = embedded.close_ports(pod);
         embedded.release(pod, &lease.host_link);
         self.janitor.notify_one();
         with_undo(
             cause,
-            [unlinked.err(), self.cache.remove(pod).err()]
+            [unlinked.err(), closed.err(), self.cache.remove(pod).err()]
                 .into_iter()
                 .flatten()
                 .collect(),
@@ -267,12 +278,14 @@ impl Inner {
         };
         let failures = match &record.network {
             NetworkRecord::Embedded { host_link, .. } => {
-                // Nothing is unmade: the link goes with the namespace, and only then its address is free.
-                if let Some(embedded) = &self.embedded {
+                // Only ports are unmade: the link goes with the namespace, and only then its address is free.
+                let closed = self.embedded.as_ref().map_or(Ok(()), |embedded| {
+                    embedded.close_ports(pod)?;
                     embedded.release(pod, host_link);
                     self.janitor.notify_one();
-                }
-                Vec::new()
+                    Ok(())
+                });
+                closed.err().into_iter().collect()
             }
             NetworkRecord::Plugins {
                 source,

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 use crate::names::PodId;
 use crate::netns::Identity;
-use crate::request::Settings;
+use crate::request::{PortMapping, Settings};
 
 const VERSION: u32 = 1;
 
@@ -56,6 +56,8 @@ pub(crate) enum NetworkRecord {
         addresses: Vec<IpNet>,
         gateways: Vec<IpNet>,
         host_link: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ports: Vec<PortMapping>,
     },
     /// A chain of plugins.
     #[serde(rename_all = "camelCase")]
@@ -225,6 +227,7 @@ mod tests {
             addresses: vec!["10.1.0.2/16".parse().expect("an address")],
             gateways: vec!["10.1.0.1/16".parse().expect("an address")],
             host_link: pod.host_link(),
+            ports: Vec::new(),
         };
         Record::new(pod, ["default", "web", "u-1"], "eth0", netns, network)
     }

@@ -122,6 +122,16 @@ pub enum Error {
         failures: Vec<Error>,
     },
     /// No attachment of that pod is recorded.
+    #[error(
+        "host port {protocol} {port} is taken by another pod or another container of this one; choose another port"
+    )]
+    HostPortTaken {
+        /// The port of the host.
+        port: u16,
+        /// `tcp`, `udp` or `sctp`.
+        protocol: &'static str,
+    },
+    /// No attachment of that pod is recorded.
     #[error("pod {pod} has no recorded network attachment")]
     NotAttached {
         /// The pod.

@@ -11,7 +11,7 @@
 //!                       └ gc(), attachments(), set_pod_cidr(), shutdown()
 //!                            │
 //!        ┌───────────────────┴────────────────────┐
-//!  watch ► load ► chain ► plugin            embedded ► lease, bridge, pod_link, masquerade
+//!  watch ► load ► chain ► plugin            embedded ► lease, bridge, pod_link, ruleset
 //!  directory  list   ADD…   one exec                     │ netlink, no process run
 //!        └───────────────────┬────────────────────┘
 //!                       cache: a record per attachment

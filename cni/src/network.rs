@@ -360,6 +360,7 @@ fn embedded_leases(cache: &Cache) -> Result<Vec<(PodId, Lease)>, Error> {
                 addresses,
                 gateways,
                 host_link,
+                ports,
                 ..
             } = record.network
         {
@@ -369,6 +370,7 @@ fn embedded_leases(cache: &Cache) -> Result<Vec<(PodId, Lease)>, Error> {
                     addresses,
                     gateways,
                     host_link,
+                    ports,
                 },
             ));
         }

@@ -4,7 +4,7 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use cni::{ActiveNetwork, Error, PortMapping, Protocol, Readiness};
+use cni::{ActiveNetwork, Error, Readiness};
 use harness::{AT_ONCE, Place, Pod, address, converse, has_link, on_a_host, sysctl, tool};
 
 const SUBNET: &str = "10.209.0.0/16";
@@ -423,24 +423,6 @@ fn requests_that_cannot_be_honoured_are_refused_by_field() {
         let refused = network.attach(request).await.expect_err("refused");
         assert!(
             matches!(refused, Error::Request { field: "netns", .. }),
-            "{refused}"
-        );
-        let mut request = pod.request();
-        request.settings.port_mappings = vec![PortMapping {
-            host_port: 80,
-            container_port: 80,
-            protocol: Protocol::Tcp,
-            host_ip: None,
-        }];
-        let refused = network.attach(request).await.expect_err("refused");
-        assert!(
-            matches!(
-                refused,
-                Error::Request {
-                    field: "port_mappings",
-                    ..
-                }
-            ),
             "{refused}"
         );
         assert_eq!(place.records(), [""; 0]);

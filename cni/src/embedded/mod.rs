@@ -4,19 +4,22 @@
 //!   open ──► adopt leases of records and of links without one
 //!   ensure ► bridge, permanent port, gateway, forwarding, masquerade    once, and again when found missing
 //!   lease ─► record (the caller's) ─► connect                           per pod, about half a millisecond
+//!   open_ports ► the nftables table, replaced whole                      for pods with host ports
 //!   release ► draining ─► the link has vanished ─► the address is free  nobody waits for it
 //! ```
 //! Invariants: an address is leased to one pod, and not again before that pod's host link is gone; what is on the
 //! host can be found again without our memory, because every link names its pod and addresses in its alias.
 
 mod bridge;
+mod expression;
+mod host_port;
 pub(crate) mod lease;
-mod masquerade;
 mod message;
 mod netfilter;
 mod netlink;
 pub(crate) mod pod_link;
 mod route;
+mod ruleset;
 mod sysctl;
 
 use std::os::fd::BorrowedFd;
@@ -27,13 +30,16 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use self::bridge::{Bridge, BridgePlan};
+use self::host_port::HostPorts;
 use self::lease::{Pool, Subnets};
 use self::netlink::Socket;
 use self::pod_link::{PodLink, parse_alias};
+use self::ruleset::Ruleset;
 use self::sysctl::HostNotes;
 use crate::error::Error;
 use crate::names::{LinkName, PodId, name_problem, refuse};
 use crate::netns::OneWay;
+use crate::request::PortMapping;
 
 /// How long an attach waits for an address to be freed when all are leased but some are draining.
 const LONGEST_DRAIN_WAIT: Duration = Duration::from_secs(5);
@@ -100,6 +106,8 @@ pub(crate) struct Lease {
     pub(crate) addresses: Vec<IpNet>,
     pub(crate) gateways: Vec<IpNet>,
     pub(crate) host_link: String,
+    /// Ports of the host that lead to these addresses.
+    pub(crate) ports: Vec<PortMapping>,
 }
 
 /// The embedded network of this host. All methods block; none runs on an async thread.
@@ -108,6 +116,8 @@ pub(crate) struct Embedded {
     config: EmbeddedConfig,
     pool: Mutex<Pool>,
     host: Mutex<Host>,
+    /// Locked last.
+    ports: Mutex<HostPorts>,
 }
 
 /// The host's side of it.
@@ -137,7 +147,11 @@ impl Embedded {
         let current = subnets.gateways();
         let mut pool = Pool::new(subnets);
         let mut former = Vec::new();
+        let mut ports = HostPorts::default();
         for (pod, lease) in records {
+            if !lease.ports.is_empty() {
+                ports.adopt(pod, lease.ports.clone(), &lease.addresses);
+            }
             pool.adopt(pod, &lease.addresses);
             former.extend(lease.gateways.iter().filter(|gateway| !current.contains(gateway)));
         }
@@ -151,6 +165,7 @@ impl Embedded {
                 bridge: None,
                 former,
             }),
+            ports: Mutex::new(ports),
         };
         embedded.adopt_lingering_links()?;
         Ok(embedded)
@@ -203,14 +218,53 @@ impl Embedded {
             mtu: self.config.mtu,
         };
         let bridge = plan.ensure(&mut Socket::route()?)?;
-        masquerade::install(
-            &self.config.table,
-            self.config.bridge.as_str(),
-            &self.masqueraded(&subnets, &host),
-        )?;
+        self.install_ruleset(&self.masqueraded(&subnets, &host))?;
         host.notes.enable_forwarding(subnets.has_ipv6())?;
         host.bridge = Some(bridge.clone());
         Ok(bridge)
+    }
+
+    fn install_ruleset(&self, subnets: &[IpNet]) -> Result<(), Error> {
+        let ports = self.ports();
+        if !ports.is_empty() {
+            sysctl::carry_loopback(self.config.bridge.as_str())?;
+        }
+        let ruleset = Ruleset {
+            table: &self.config.table,
+            bridge: self.config.bridge.as_str(),
+            subnets,
+            ports: &ports,
+        };
+        ruleset.install()
+    }
+
+    /// Reserves ports of the host for a pod; they lead nowhere yet.
+    pub(crate) fn reserve_ports(&self, pod: &PodId, lease: &Lease) -> Result<(), Error> {
+        self.ports().open(pod, &lease.ports, &lease.addresses)
+    }
+
+    /// Makes the ports that are reserved lead to their pods. Without any for this one it does nothing.
+    pub(crate) fn open_ports(&self, lease: &Lease) -> Result<(), Error> {
+        if lease.ports.is_empty() {
+            return Ok(());
+        }
+        let host = self.host();
+        let subnets = self.pool().subnets().clone();
+        self.install_ruleset(&self.masqueraded(&subnets, &host))
+    }
+
+    /// Frees the ports of a pod.
+    pub(crate) fn close_ports(&self, pod: &PodId) -> Result<(), Error> {
+        let host = self.host();
+        if !self.ports().close(pod) {
+            return Ok(());
+        }
+        let subnets = self.pool().subnets().clone();
+        // Without a table, taken away by others or not made since the start, nothing leads anywhere.
+        if host.bridge.is_none() && !ruleset::installed(&self.config.table)? {
+            return Ok(());
+        }
+        self.install_ruleset(&self.masqueraded(&subnets, &host))
     }
 
     fn masqueraded(&self, subnets: &Subnets, host: &Host) -> Vec<IpNet> {
@@ -225,7 +279,7 @@ impl Embedded {
         if let Some(known) = known {
             let found = route::find_link(&mut Socket::route()?, self.config.bridge.as_str())?;
             let bridge_stands = found.is_some_and(|link| link.index == known.index);
-            if !bridge_stands || !masquerade::installed(&self.config.table)? {
+            if !bridge_stands || !ruleset::installed(&self.config.table)? {
                 tracing::warn!(bridge = %self.config.bridge, "the embedded network was changed by others; setting it up again");
                 self.host().bridge = None;
             }
@@ -267,6 +321,7 @@ impl Embedded {
             addresses,
             gateways: pool.subnets().gateways(),
             host_link: pod.host_link(),
+            ports: Vec::new(),
         })
     }
 
@@ -287,6 +342,7 @@ impl Embedded {
             netns,
             addresses: &lease.addresses,
             gateways: &lease.gateways,
+            hairpin: !lease.ports.is_empty(),
         };
         link.establish(thread, &bridge).inspect_err(|_| {
             // Someone may have taken the bridge away. The next attach looks, and makes it again.
@@ -397,7 +453,7 @@ impl Embedded {
             return Ok(false);
         }
         host.bridge = None;
-        masquerade::remove(&self.config.table)?;
+        ruleset::remove(&self.config.table)?;
         bridge::remove(&mut Socket::route()?, &self.config.bridge)?;
         host.notes.restore()?;
         Ok(true)
@@ -406,6 +462,10 @@ impl Embedded {
     // A panic while a lock is held leaves a whole pool behind: every change is one call.
     fn pool(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ports(&self) -> MutexGuard<'_, HostPorts> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {

@@ -1,8 +1,9 @@
-//! nftables messages: tables, chains and the handful of expressions that our rules are made of.
+//! nftables messages: tables, chains, maps and rules.
 //!
 //! A transaction is a list of messages between two markers; the kernel applies all or nothing
 //! (`include/uapi/linux/netfilter/nf_tables.h`). Numbers are in network order here.
 
+use super::expression::Rule;
 use super::message::{Message, NLM_F_APPEND, NLM_F_CREATE};
 use super::netlink::Socket;
 use crate::error::Error;
@@ -18,6 +19,8 @@ const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_NEWSETELEM: u16 = 12;
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
@@ -32,112 +35,89 @@ const NFTA_HOOK_PRIORITY: u16 = 2;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_SET_TABLE: u16 = 1;
+const NFTA_SET_NAME: u16 = 2;
+const NFTA_SET_FLAGS: u16 = 3;
+const NFTA_SET_KEY_TYPE: u16 = 4;
+const NFTA_SET_KEY_LEN: u16 = 5;
+const NFTA_SET_DATA_TYPE: u16 = 6;
+const NFTA_SET_DATA_LEN: u16 = 7;
+const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_DATA_VALUE: u16 = 1;
 
+const NFT_SET_MAP: u32 = 0x8;
 const NF_ACCEPT: u32 = 1;
-const NF_INET_POST_ROUTING: u32 = 4;
-const PRIORITY_SRCNAT: i32 = 100;
+/// So many elements fit a message with room to spare: an attribute's length has sixteen bits.
+const ELEMENTS_PER_MESSAGE: usize = 256;
 
-const REGISTER: u32 = 1;
-
-/// How a comparison reads.
+/// Where in a packet's way a chain is, and for what.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Compare {
-    /// Equal.
-    Is = 0,
-    /// Not equal.
-    IsNot = 1,
+pub(super) enum Hook {
+    /// Before connections are known: for dropping.
+    Raw,
+    /// Destinations of what comes in.
+    Prerouting,
+    /// Destinations of what this host itself sends.
+    Output,
+    /// Sources of what leaves.
+    Postrouting,
 }
 
-/// What of a packet `meta` loads.
+impl Hook {
+    /// Type, number of the hook, priority.
+    fn place(self) -> (&'static str, u32, i32) {
+        match self {
+            Hook::Raw => ("filter", 0, -300),
+            Hook::Prerouting => ("nat", 0, -100),
+            Hook::Output => ("nat", 3, -100),
+            Hook::Postrouting => ("nat", 4, 100),
+        }
+    }
+}
+
+/// A part of a key or value, as `nft` shows it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Meta {
-    /// Name of the link the packet leaves by, 16 bytes with zeroes at the end.
-    OutputLink = 7,
-    /// Protocol family, one byte (`NFPROTO_*`).
-    Family = 15,
+pub(super) enum Part {
+    Ipv4 = 7,
+    Ipv6 = 8,
+    Protocol = 12,
+    Port = 13,
 }
 
-/// The address family of a packet as `Meta::Family` loads it.
-pub(super) const FAMILY_IPV4: u8 = 2;
-/// Likewise.
-pub(super) const FAMILY_IPV6: u8 = 10;
-
-/// The expressions of one rule, in order.
-pub(super) struct Rule(Vec<Box<dyn FnOnce(Message) -> Message>>);
-
-impl Rule {
-    pub(super) fn new() -> Self {
-        Rule(Vec::new())
-    }
-
-    fn expression(mut self, name: &'static str, fill: impl FnOnce(Message) -> Message + 'static) -> Self {
-        self.0.push(Box::new(move |message: Message| {
-            message.nest(NFTA_LIST_ELEM, |element| {
-                element.text(NFTA_EXPR_NAME, name).nest(NFTA_EXPR_DATA, fill)
-            })
-        }));
-        self
-    }
-
-    pub(super) fn meta(self, key: Meta) -> Self {
-        const NFTA_META_DREG: u16 = 1;
-        const NFTA_META_KEY: u16 = 2;
-        self.expression("meta", move |data| {
-            data.be32(NFTA_META_DREG, REGISTER)
-                .be32(NFTA_META_KEY, key as u32)
-        })
-    }
-
-    /// Loads `length` bytes of the network header from `offset`.
-    pub(super) fn network_header(self, offset: u32, length: u32) -> Self {
-        const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-        self.expression("payload", move |data| {
-            data.be32(1, REGISTER)
-                .be32(2, NFT_PAYLOAD_NETWORK_HEADER)
-                .be32(3, offset)
-                .be32(4, length)
-        })
-    }
-
-    /// Keeps only the bits of `mask`.
-    pub(super) fn mask(self, mask: Vec<u8>) -> Self {
-        self.expression("bitwise", move |data| {
-            let zeroes = vec![0; mask.len()];
-            data.be32(1, REGISTER)
-                .be32(2, REGISTER)
-                .be32(3, u32::try_from(mask.len()).unwrap_or(16))
-                .nest(4, |value| value.attr(NFTA_DATA_VALUE, &mask))
-                .nest(5, |value| value.attr(NFTA_DATA_VALUE, &zeroes))
-        })
-    }
-
-    pub(super) fn compare(self, how: Compare, value: Vec<u8>) -> Self {
-        self.expression("cmp", move |data| {
-            data.be32(1, REGISTER)
-                .be32(2, how as u32)
-                .nest(3, |nest| nest.attr(NFTA_DATA_VALUE, &value))
-        })
-    }
-
-    pub(super) fn masquerade(self) -> Self {
-        self.expression("masq", |data| data)
+impl Part {
+    /// In whole words.
+    fn length(self) -> u32 {
+        if matches!(self, Part::Ipv6) { 16 } else { 4 }
     }
 }
 
-/// The name of a link as `meta` loads it: 16 bytes, zeroes at the end.
-pub(super) fn link_name(name: &str) -> Vec<u8> {
-    let mut bytes = name.as_bytes().to_vec();
-    bytes.resize(16, 0);
-    bytes
+/// A map from keys to values, each of several parts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Map {
+    pub(super) name: &'static str,
+    pub(super) key: &'static [Part],
+    pub(super) value: &'static [Part],
+}
+
+/// `nft` writes a type of several parts as their numbers, six bits each.
+fn kind(parts: &[Part]) -> u32 {
+    parts.iter().fold(0, |kind, part| kind << 6 | *part as u32)
+}
+
+fn length(parts: &[Part]) -> u32 {
+    parts.iter().map(|part| part.length()).sum()
 }
 
 /// A transaction that replaces a whole table of the inet family.
 pub(super) struct Transaction {
     table: String,
     messages: Vec<Message>,
+    maps: u32,
 }
 
 impl Transaction {
@@ -147,6 +127,7 @@ impl Transaction {
         let mut this = Transaction {
             table: table.into(),
             messages: vec![marker(NFNL_MSG_BATCH_BEGIN)],
+            maps: 0,
         };
         this.add_table();
         this.messages
@@ -163,39 +144,71 @@ impl Transaction {
         );
     }
 
-    /// Adds a chain that translates source addresses of what leaves the host.
-    pub(super) fn postrouting_nat(&mut self, chain: &str) {
+    /// Adds a chain.
+    pub(super) fn chain(&mut self, name: &str, hook: Hook) {
+        let (kind, number, priority) = hook.place();
         self.messages.push(
-            request("add chain", chain, NFT_MSG_NEWCHAIN, NLM_F_CREATE)
+            request("add chain", name, NFT_MSG_NEWCHAIN, NLM_F_CREATE)
                 .text(NFTA_CHAIN_TABLE, &self.table)
-                .text(NFTA_CHAIN_NAME, chain)
+                .text(NFTA_CHAIN_NAME, name)
                 .nest(NFTA_CHAIN_HOOK, |hook| {
-                    hook.be32(NFTA_HOOK_HOOKNUM, NF_INET_POST_ROUTING)
-                        .attr(NFTA_HOOK_PRIORITY, &PRIORITY_SRCNAT.to_be_bytes())
+                    hook.be32(NFTA_HOOK_HOOKNUM, number)
+                        .attr(NFTA_HOOK_PRIORITY, &priority.to_be_bytes())
                 })
                 .be32(NFTA_CHAIN_POLICY, NF_ACCEPT)
-                .text(NFTA_CHAIN_TYPE, "nat"),
+                .text(NFTA_CHAIN_TYPE, kind),
         );
     }
 
+    /// Adds a rule to the end of a chain.
     pub(super) fn rule(&mut self, chain: &str, rule: Rule) {
         self.messages.push(
             request("add rule", chain, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND)
                 .text(NFTA_RULE_TABLE, &self.table)
                 .text(NFTA_RULE_CHAIN, chain)
-                .nest(NFTA_RULE_EXPRESSIONS, |mut list| {
-                    for expression in rule.0 {
-                        list = expression(list);
-                    }
-                    list
-                }),
+                .nest(NFTA_RULE_EXPRESSIONS, |list| rule.write(list)),
         );
+    }
+
+    /// Adds a map with its elements.
+    pub(super) fn map(&mut self, map: Map, elements: &[(Vec<u8>, Vec<u8>)]) {
+        self.maps += 1;
+        self.messages.push(
+            request("add map", map.name, NFT_MSG_NEWSET, NLM_F_CREATE)
+                .text(NFTA_SET_TABLE, &self.table)
+                .text(NFTA_SET_NAME, map.name)
+                .be32(NFTA_SET_FLAGS, NFT_SET_MAP)
+                .be32(NFTA_SET_KEY_TYPE, kind(map.key))
+                .be32(NFTA_SET_KEY_LEN, length(map.key))
+                .be32(NFTA_SET_DATA_TYPE, kind(map.value))
+                .be32(NFTA_SET_DATA_LEN, length(map.value))
+                .be32(NFTA_SET_ID, self.maps),
+        );
+        for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
+            self.messages.push(
+                request("add elements", map.name, NFT_MSG_NEWSETELEM, NLM_F_CREATE)
+                    .text(NFTA_SET_ELEM_LIST_TABLE, &self.table)
+                    .text(NFTA_SET_ELEM_LIST_SET, map.name)
+                    .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                        some.iter()
+                            .fold(list, |list, (key, value)| element(list, key, value))
+                    }),
+            );
+        }
     }
 
     pub(super) fn commit(mut self, socket: &mut Socket) -> Result<(), Error> {
         self.messages.push(marker(NFNL_MSG_BATCH_END));
         socket.transaction(self.messages)
     }
+}
+
+fn element(list: Message, key: &[u8], value: &[u8]) -> Message {
+    list.nest(NFTA_LIST_ELEM, |element| {
+        element
+            .nest(NFTA_SET_ELEM_KEY, |data| data.attr(NFTA_DATA_VALUE, key))
+            .nest(NFTA_SET_ELEM_DATA, |data| data.attr(NFTA_DATA_VALUE, value))
+    })
 }
 
 /// Deletes the table; one that does not exist is a success.

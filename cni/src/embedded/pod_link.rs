@@ -31,6 +31,8 @@ pub(super) struct PodLink<'a> {
     pub(super) netns: BorrowedFd<'a>,
     pub(super) addresses: &'a [IpNet],
     pub(super) gateways: &'a [IpNet],
+    /// Whether it may call itself by a port of the host.
+    pub(super) hairpin: bool,
 }
 
 impl PodLink<'_> {
@@ -59,6 +61,9 @@ impl PodLink<'_> {
                 bridge.index,
                 &alias(self.pod, self.addresses),
             ));
+            if self.hairpin {
+                messages.push(route::hairpin_port(self.host_link));
+            }
             messages
         };
         match host.batch(messages()) {

@@ -37,6 +37,7 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const IFLA_BRPORT_STATE: u16 = 1;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_UNICAST_FLOOD: u16 = 9;
 const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
@@ -227,6 +228,14 @@ pub(super) fn silence_port(name: &str) -> Message {
                 .u8(IFLA_BRPORT_MCAST_FLOOD, 0)
                 .u8(IFLA_BRPORT_BCAST_FLOOD, 0)
         })
+    })
+}
+
+/// Lets a bridge's port get back what came by it: a pod that calls itself by a port of the host.
+pub(super) fn hairpin_port(name: &str) -> Message {
+    change_link("let port turn back", name, 0, 0).nest(IFLA_LINKINFO, |info| {
+        info.text(4, "bridge")
+            .nest(IFLA_INFO_SLAVE_DATA, |port| port.u8(IFLA_BRPORT_MODE, 1))
     })
 }
 

@@ -35,6 +35,15 @@ pub(super) fn ignore_router_advertisements(link: &str) -> Result<(), Error> {
     })
 }
 
+/// Lets a link carry packets from 127.0.0.0/8, so that the host's loopback reaches pods through its ports. It is a
+/// link of ours, so nothing is to be put back.
+pub(super) fn carry_loopback(link: &str) -> Result<(), Error> {
+    write(
+        &Path::new(NET).join("ipv4/conf").join(link).join("route_localnet"),
+        "1",
+    )
+}
+
 /// What is to outlive the daemon: parameters changed on the host, and the subnets it was given.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -170,11 +170,20 @@ pub(crate) fn address(attachment: &cni::Attachment) -> IpAddr {
 }
 
 /// Sends a word to a listener at `to` and back; returns how long it took and whom the listener saw.
+#[track_caller]
 pub(crate) fn converse(listener: &TcpListener, to: IpAddr) -> (Duration, IpAddr) {
     let port = listener.local_addr().expect("an address").port();
+    converse_by(listener, SocketAddr::new(to, port))
+}
+
+/// As [`converse`], by an address and port that lead to the listener.
+#[track_caller]
+pub(crate) fn converse_by(listener: &TcpListener, to: SocketAddr) -> (Duration, IpAddr) {
     let begun = Instant::now();
-    let mut caller =
-        TcpStream::connect_timeout(&SocketAddr::new(to, port), Duration::from_secs(5)).expect("connects");
+    let mut caller = match TcpStream::connect_timeout(&to, Duration::from_secs(5)) {
+        Ok(caller) => caller,
+        Err(error) => panic!("connect to {to}: {error}"),
+    };
     caller.write_all(b"hello").expect("sends");
     let (mut callee, seen) = listener.accept().expect("accepts");
     let mut word = [0; 5];

@@ -199,11 +199,9 @@ fn work_shows_in_the_counters() {
     cgroup.remove().unwrap();
     let cpu = usage.cpu.unwrap();
     assert!(cpu.total_ns > 1_000_000, "{cpu:?}");
+    // The details behind it are summed up by the kernel only now and then.
     let memory = usage.memory.unwrap();
-    assert!(
-        memory.usage > 0 && memory.page_faults > 0 && memory.anon > 0,
-        "{memory:?}"
-    );
+    assert!(memory.usage > 0 && memory.working_set() > 0, "{memory:?}");
     assert_eq!(usage.pids.map(|pids| pids.tasks), Some(1));
     assert_eq!((processes.processes, processes.threads), (1, 1));
     assert!(processes.descriptors >= 3, "{processes:?}");
