@@ -9,11 +9,11 @@ POD        := $(TARGET_DIR)/$(TRIPLE)/pod
 # Side by side, servers share the CPUs: more tests at once than this only wait for each other.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? 2 : n > 8 ? 8 : n )))
 
-.PHONY: help demo run build release test conformance bench lint doc clean
+.PHONY: help demo run build release test conformance bench bench-cycle lint doc clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 demo: release ## one pod's life, timed, from an image made on the spot; leaves nothing behind
 	$(RELEASE)/crisp demo
@@ -43,7 +43,11 @@ conformance: ## Kubernetes' own cases against crisp, as root; RUNS=3 in a row, P
 	cargo build -p cri-server -p runtime -p test-e2e --bins
 	$(DEBUG)/conformance
 
-bench: release ## a pod's cycle, call by call
+bench: release ## crisp beside containerd: every call, crowds, memory, logs, pulls (RACE= for its options)
+	@test-e2e/setup.sh bench
+	CRISP_BIN=$(abspath $(RELEASE))/crisp cargo bench -p test-e2e --bench race -- --report $(abspath $(TARGET_DIR))/race $(RACE)
+
+bench-cycle: release ## one pod's cycle, with criterion's statistics
 	@test-e2e/setup.sh test
 	CRISP_BIN=$(abspath $(RELEASE))/crisp cargo bench -p test-e2e --bench cycle
 

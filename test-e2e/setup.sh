@@ -9,11 +9,13 @@ packages() {
         build) echo gcc libc6-dev make ;;
         # busybox for images, protoc for the k8s-cri client, real CNI plugins, a real registry.
         test) echo gcc libc6-dev make protobuf-compiler busybox-static containernetworking-plugins docker-registry iproute2 nftables skopeo ;;
+        # What the bench compares with, and its scratch file system.
+        bench) packages test; echo containerd runc e2fsprogs ;;
         # Without Go the crictl test is skipped; CI must not skip.
         ci) packages test ;;
         # What busybox is built with, and a "host" with System V memory; Go comes from go.dev, Debian's is too old.
         conformance) packages test; echo bzip2 util-linux ;;
-        *) echo "setup.sh: what is \"$1\"? (build, test, ci, conformance)" >&2; exit 2 ;;
+        *) echo "setup.sh: what is \"$1\"? (build, test, bench, ci, conformance)" >&2; exit 2 ;;
     esac
 }
 
@@ -42,10 +44,12 @@ install() {
         apt-get update --quiet >/dev/null
         apt-get install --yes --quiet --no-install-recommends $wanted >/dev/null
     }
-    # Debian starts the registry as a service; the tests run their own.
-    if [ -d /run/systemd/system ] && [ "$wanted" != "${wanted#*docker-registry}" ]; then
-        systemctl disable --now docker-registry >/dev/null 2>&1 || true
-    fi
+    # Debian starts these as services; the tests run their own.
+    for service in docker-registry containerd; do
+        if [ -d /run/systemd/system ] && [ "$wanted" != "${wanted#*"$service"}" ]; then
+            systemctl disable --now "$service" >/dev/null 2>&1 || true
+        fi
+    done
 }
 
 command -v cargo >/dev/null || { echo "setup.sh: Rust is missing: install it with rustup" >&2; exit 1; }

@@ -54,9 +54,22 @@ impl Server {
         Self::launch(Settings::default()).await
     }
 
+    /// As [`Self::start`], with everything it writes below `base`.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_in(base: &Path) -> Self {
+        let base = Some(base.to_owned());
+        Self::launch(Settings {
+            base,
+            ..Settings::default()
+        })
+        .await
+    }
+
     async fn launch(mut settings: Settings) -> Self {
         let host = Host::new().await;
-        let layout = Layout::new();
+        let layout = Layout::new(settings.base.as_deref());
         let registry = Registry::start(&host, REGISTRY_PORT).await;
         fs::write(layout.path("config.toml"), layout.config(&settings)).expect("writing the configuration");
         for (name, text) in &settings.conflists {

@@ -41,6 +41,8 @@ pub struct Settings {
     pub config: String,
     /// Done on the host, with the server's directory, before the start: a mount below it, say.
     pub prepare: Option<Preparation>,
+    /// Where the server's directory is made; among the temporary files unless set.
+    pub base: Option<PathBuf>,
     /// A program (and its arguments) that is to exec the daemon: `nice`, a shell with a umask.
     pub wrapper: Vec<String>,
 }
@@ -55,12 +57,13 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn new() -> Self {
+    /// Below `base`, else where temporary files go.
+    pub(crate) fn new(base: Option<&Path>) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = tempfile::Builder::new()
             .prefix("crisp-")
-            .tempdir()
+            .tempdir_in(base.map_or_else(std::env::temp_dir, Path::to_owned))
             .expect("a temporary directory");
         let (state, data) = (directory.path().join("state"), directory.path().join("data"));
         for below in ["net.d", "plugins", "logs", "state", "data"] {

@@ -79,33 +79,49 @@ impl Registry {
             .run(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
             .await
             .expect("a free port");
-        let address = listener.local_addr().expect("a bound socket has an address");
-        let registry = Self {
-            address,
+        let registry = Self::of(&listener);
+        host.spawn(registry.clone().serve(listener));
+        registry
+    }
+
+    /// As [`Self::start`], in the network namespace of the caller.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_here(port: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+        let listener = listener.expect("a free port");
+        let registry = Self::of(&listener);
+        tokio::spawn(registry.clone().serve(listener));
+        registry
+    }
+
+    fn of(listener: &tokio::net::TcpListener) -> Self {
+        Self {
+            address: listener.local_addr().expect("a bound socket has an address"),
             closing: Arc::default(),
             state: Arc::default(),
-        };
-        let served = registry.clone();
-        host.spawn(async move {
-            loop {
-                let stream = tokio::select! {
-                    Ok((stream, _)) = listener.accept() => stream,
-                    () = served.closing.notified() => break,
-                };
-                let registry = served.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| {
-                        let registry = registry.clone();
-                        async move { Ok::<_, Infallible>(registry.answer(&request)) }
-                    });
-                    // A connection that breaks is what some faults are about.
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+        }
+    }
+
+    async fn serve(self, listener: tokio::net::TcpListener) {
+        loop {
+            let stream = tokio::select! {
+                Ok((stream, _)) = listener.accept() => stream,
+                () = self.closing.notified() => break,
+            };
+            let registry = self.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let registry = registry.clone();
+                    async move { Ok::<_, Infallible>(registry.answer(&request)) }
                 });
-            }
-        });
-        registry
+                // A connection that breaks is what some faults are about.
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
     }
 
     /// Stops listening, before the host ends.

@@ -9,6 +9,7 @@ use std::env;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
         ["inherit-and-stay"] => print(&inherited()).and_then(|()| sleep()),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().unwrap_or(255)),
         ["sleep"] => sleep(),
+        ["hello"] => hello(),
+        ["lines", write, total] => lines(write.parse().unwrap_or(100), total.parse().unwrap_or(0)),
         ["print", bytes] => flood(bytes.parse().unwrap_or(0)),
         ["serve", port] => serve(port.parse().unwrap_or(0)),
         ["connect", address] => connect(address),
@@ -147,6 +150,29 @@ fn sleep() -> io::Result<()> {
     loop {
         std::thread::sleep(Duration::from_secs(3600));
     }
+}
+
+/// Says one byte, and stays.
+fn hello() -> io::Result<()> {
+    io::stdout().write_all(b"!\n")?;
+    sleep()
+}
+
+/// `total` bytes in lines of 100, `write` bytes with each system call.
+fn lines(write: usize, total: usize) -> io::Result<()> {
+    let mut line = [b'x'; 100];
+    line[99] = b'\n';
+    // Whole lines before and after, so that every write begins where the last one ended.
+    let stock = line.repeat(write.div_ceil(line.len()) + 1);
+    // Not through `Stdout`, which would cut at the last newline.
+    let mut out = fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut written = 0;
+    while written < total {
+        let begin = written % line.len();
+        out.write_all(&stock[begin..begin + write.min(total - written)])?;
+        written += write;
+    }
+    Ok(())
 }
 
 /// `bytes` bytes in lines of 100.

@@ -1,0 +1,88 @@
+//! crisp beside what a node would run otherwise, through one CRI client, in one run.
+//!
+//! ```text
+//!            one client (k8s-cri)
+//!      ┌────────────┼──────────────────┐
+//!   crisp      containerd + runc     --endpoint NAME=SOCKET …
+//!      └────────────┴── scratch: ext4 with a journal, on a loop device, in a mount namespace of the bench
+//! ```
+//! Each started contender has a small host of its own (network and mount namespace), its own cgroup
+//! parent, and everything on disk below the scratch file system. The contenders take turns cycle by
+//! cycle, so that what the machine does meanwhile hits all alike. Beside them runs the bare sequence of system
+//! calls that a pod cannot do without (`limit`): what remains above it is a runtime's own.
+//!
+//! `cargo bench -p test-e2e --bench race -- [--cycles N] [--only PART] [--endpoint NAME=SOCKET] [--report DIR]`;
+//! parts: `cycle crowd memory answer logs pull`. The report is a Markdown table and an SVG plot.
+
+mod containerd;
+mod contender;
+mod crowd;
+mod cycle;
+mod limit;
+mod limit_network;
+mod logs;
+mod machine;
+mod memory;
+mod options;
+mod plot;
+mod pull;
+mod report;
+mod sample;
+mod scratch;
+
+use std::process::ExitCode;
+
+use contender::Contender;
+use options::{Options, Part};
+use report::Report;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(why) => {
+            eprintln!("race: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    // Before any thread exists, so that all of them share the namespace the scratch is mounted in.
+    let scratch = match scratch::mount() {
+        Ok(scratch) => scratch,
+        Err(why) => {
+            eprintln!(
+                "race: no scratch file system: {why} (the bench needs root, mkfs.ext4 and a loop device)"
+            );
+            return ExitCode::FAILURE;
+        }
+    };
+    machine::adopt_orphans();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(race(&options, scratch.directory()));
+    drop(runtime);
+    ExitCode::SUCCESS
+}
+
+async fn race(options: &Options, scratch: &std::path::Path) {
+    let mut contenders = Contender::start_all(options, scratch).await;
+    let mut report = Report::new(machine::describe(), contenders.iter().map(Contender::title));
+    for part in options.parts() {
+        eprintln!("race: {}", part.name());
+        match part {
+            Part::Cycle => cycle::measure(&mut contenders, options.cycles, scratch, &mut report).await,
+            Part::Crowd => crowd::measure(&mut contenders, &mut report).await,
+            Part::Memory => memory::measure(&mut contenders, &mut report).await,
+            Part::Answer => memory::first_answer(&mut contenders, &mut report).await,
+            Part::Logs => logs::measure(&mut contenders, &mut report).await,
+            Part::Pull => pull::measure(&mut contenders, &mut report).await,
+        }
+    }
+    for contender in contenders {
+        contender.close().await;
+    }
+    report.print();
+    if let Err(why) = report.write(&options.report) {
+        eprintln!(
+            "race: the report cannot be written to {}: {why}",
+            options.report.display()
+        );
+    }
+}
