@@ -114,26 +114,7 @@ impl Bench {
         let lower = self.directory.join("lower");
         let link = format!("crl{}", self.round);
         let host = self.host.try_clone()?;
-        // A thread's namespaces are its own, and what it spawns is born into them.
-        let result = std::thread::spawn(move || -> io::Result<[Duration; 4]> {
-            let begun = Instant::now();
-            sandbox(&link, &host)?;
-            let ran = begun.elapsed();
-            let begun = Instant::now();
-            let mut guest = container(&directory, &lower, &made)?;
-            let started = begun.elapsed();
-            let begun = Instant::now();
-            let pid = guest.0.id();
-            std::thread::spawn(move || exec(pid))
-                .join()
-                .expect("the exec's thread does not panic")?;
-            let executed = begun.elapsed();
-            let begun = Instant::now();
-            guest.end()?;
-            Ok([ran, started, executed, begun.elapsed()])
-        })
-        .join()
-        .expect("the limit's thread does not panic");
+        let result = pod(link, host, directory, lower, made);
         // The thread that was in them is gone; what empties last may need a moment.
         for cgroup in &cgroups {
             for _ in 0..1000 {
@@ -145,6 +126,38 @@ impl Bench {
         }
         result
     }
+}
+
+/// One pod's floor, step by step.
+fn pod(
+    link: String,
+    host: File,
+    directory: PathBuf,
+    lower: PathBuf,
+    cgroups: Vec<PathBuf>,
+) -> io::Result<[Duration; 4]> {
+    // A thread's namespaces are its own, and what it spawns is born into them.
+    let (ran, started, mut guest) = on_a_thread(move || {
+        let begun = Instant::now();
+        sandbox(&link, &host)?;
+        let ran = begun.elapsed();
+        let begun = Instant::now();
+        let guest = container(&directory, &lower, &cgroups)?;
+        Ok((ran, begun.elapsed(), guest))
+    })?;
+    let begun = Instant::now();
+    let pid = guest.0.id();
+    on_a_thread(move || exec(pid))?;
+    let executed = begun.elapsed();
+    let begun = Instant::now();
+    guest.end()?;
+    Ok([ran, started, executed, begun.elapsed()])
+}
+
+fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    std::thread::spawn(work)
+        .join()
+        .expect("a thread of the limit does not panic")
 }
 
 /// A new one; it lives as long as the file is open.
