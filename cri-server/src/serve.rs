@@ -16,10 +16,12 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
+use tower::layer::util::{Identity, Stack};
 
 use crate::app::App;
 use crate::config::Config;
 use crate::service::admin::Admin;
+use crate::service::deadline::Deadline;
 use crate::service::observe::Observe;
 use crate::service::{Images, Runtime};
 use crate::{Error, Result, telemetry};
@@ -75,12 +77,11 @@ pub async fn serve(config: Config) -> Result<()> {
     Ok(())
 }
 
-fn router(
-    app: &Arc<App>,
-) -> tonic::transport::server::Router<tower::layer::util::Stack<Observe, tower::layer::util::Identity>> {
+fn router(app: &Arc<App>) -> tonic::transport::server::Router<Stack<Deadline, Stack<Observe, Identity>>> {
     let limit = cri_api::MAX_MESSAGE_SIZE;
     Server::builder()
         .layer(Observe)
+        .layer(Deadline)
         .add_service(RuntimeServiceServer::new(Runtime(app.clone())).max_decoding_message_size(limit))
         .add_service(ImageServiceServer::new(Images(app.clone())).max_decoding_message_size(limit))
         .add_service(AdminServer::new(Admin(app.clone())).max_decoding_message_size(limit))

@@ -2,6 +2,7 @@
 //! result converted back; what the calls mean is in [`crate::ops`].
 
 pub mod admin;
+pub mod deadline;
 mod image;
 pub mod observe;
 mod runtime;

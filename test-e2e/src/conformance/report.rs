@@ -121,10 +121,14 @@ fn outcome(spec: &Value, only_some: bool) -> Outcome {
             None => Outcome::Failed(format!("left out for no known reason: {said}")),
         },
         other => {
-            // What follows is the error once more, as Go prints its insides.
-            let told = said.split("Unexpected error:").next().unwrap_or_default();
+            let (told, insides) = said.split_once("Unexpected error:").unwrap_or((said, ""));
+            // Then comes the error as Go prints its insides; its text is the line that a call failed with.
+            let called = insides
+                .lines()
+                .find(|line| line.trim_start().starts_with("rpc error"));
             let lines: Vec<&str> = told
                 .lines()
+                .chain(called.filter(|_| !told.contains("rpc error")))
                 .map(str::trim)
                 .filter(|line| !line.is_empty())
                 .collect();
