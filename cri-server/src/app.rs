@@ -23,6 +23,7 @@ use crate::inflight::{Inflight, Operations};
 use crate::pod::{NamespaceMode, Pod, PodName};
 use crate::registry::Registry;
 use crate::store::Store;
+use crate::streaming::Streaming;
 use crate::{Error, Result};
 
 pub use cgroups::Cgroups;
@@ -78,6 +79,8 @@ pub struct App {
     pub exits: ExitDirectory,
     /// What every supervisor runs.
     pub supervisor_binary: SupervisorBinary,
+    /// Exec, attach and port-forward sessions.
+    pub streaming: Streaming,
     /// Mutating operations, for joining.
     pub inflight: Verbs,
     /// Operations, for looking at.
@@ -92,7 +95,8 @@ impl App {
     pub async fn build(config: Config) -> Result<Arc<Self>> {
         let exits = config.state_dir.join("exits");
         let cgroups = Cgroups::detect(&config.cgroup.root)?;
-        Ok(Arc::new(Self {
+        let (streaming, listener) = Streaming::bind(&config.streaming).await?;
+        let app = Arc::new(Self {
             boot_id: runtime::exit::boot_id()
                 .map_err(Error::io("read", "/proc/sys/kernel/random/boot_id"))?,
             started: Instant::now(),
@@ -106,10 +110,14 @@ impl App {
             exits: ExitDirectory::open(&exits).map_err(Error::io("open", &exits))?,
             supervisor_binary: SupervisorBinary::load(&config.supervisor.path)
                 .map_err(crate::supervisor::Error::from)?,
+            streaming,
             inflight: Verbs::default(),
             operations: Operations::default(),
             config,
-        }))
+        });
+        // Nothing comes before the first URL has been given.
+        tokio::spawn(crate::streaming::server::serve(app.clone(), listener));
+        Ok(app)
     }
 
     /// Where supervisors write exit records.

@@ -26,7 +26,7 @@ mod source;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct Config {
     pub limits: Limits,
     /// What confines containers that do not say.
     pub security: Security,
+    /// The server of exec, attach and port-forward.
+    pub streaming: Streaming,
     /// What the fields above were checked from; kept so that `crisp config` prints what the user wrote.
     raw: raw::Raw,
     /// Where it was read, so that it can be read again; nowhere for [`Config::from_toml`].
@@ -217,6 +219,30 @@ pub enum SeccompWhenUnset {
     Unconfined,
     /// The one that `RuntimeDefault` names.
     RuntimeDefault,
+}
+
+/// The server of exec, attach and port-forward.
+#[derive(Debug, Clone)]
+pub struct Streaming {
+    /// Where it listens.
+    pub address: IpAddr,
+    /// Its port; 0 for any that is free.
+    pub port: u16,
+    /// Without, it speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// A session on which nothing moves for so long is closed.
+    pub idle_timeout: Duration,
+    /// Sessions at once; never 0.
+    pub max_sessions: usize,
+}
+
+/// A certificate chain and its key, in PEM.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
 }
 
 impl Config {

@@ -91,6 +91,9 @@ pub enum Error {
         /// The client's limit.
         seconds: i64,
     },
+    /// As much is under way as there may be at once.
+    #[error("too many {0}; try again later")]
+    Busy(&'static str),
     /// The operation's task panicked; the log has the details.
     #[error("internal error: the operation crashed; see the daemon's log")]
     Crashed,

@@ -43,6 +43,7 @@ pub mod spec;
 pub mod stats;
 pub mod status;
 pub mod store;
+pub mod streaming;
 pub mod supervisor;
 pub mod telemetry;
 pub mod time;

@@ -309,6 +309,15 @@ impl Pod {
         });
     }
 
+    /// Resolves when it is no longer ready.
+    pub async fn stopped_or_stopping(&self) {
+        let mut state = self.state.subscribe();
+        // The sender is ours.
+        let _ = state
+            .wait_for(|state| !matches!(state, PodState::Ready(_)))
+            .await;
+    }
+
     /// Any state → NotReady; the time of the first transition is kept.
     pub fn stopped(&self, now: Nanos) -> Nanos {
         let mut since = now;

@@ -33,6 +33,7 @@ fn code(error: &Error) -> Code {
         }
         Error::NotFound { .. } => Code::NotFound,
         Error::State { .. } => Code::FailedPrecondition,
+        Error::Busy(_) => Code::ResourceExhausted,
         Error::ExecTimeout { .. } => Code::DeadlineExceeded,
         Error::Image(error) => image(error),
         Error::Pull(error) => image(error),

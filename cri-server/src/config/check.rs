@@ -15,7 +15,7 @@ use super::raw::{self, Raw};
 use super::source::Places;
 use super::{
     Cgroup, CgroupDriver, Config, Embedded, Handler, Image, Limits, Log, LogFormat, Network, Registry,
-    SeccompWhenUnset, Security, Supervisor, duration,
+    SeccompWhenUnset, Security, Streaming, Supervisor, TlsFiles, duration,
 };
 
 /// `sun_path` holds 108 bytes with its final NUL (unix(7)).
@@ -57,6 +57,7 @@ pub(super) fn check((raw, places): (Raw, Places)) -> Result<Config> {
         handlers: at.handlers(&raw.handlers)?,
         limits: at.limits(&raw.limits)?,
         security: at.security(&raw.security)?,
+        streaming: at.streaming(&raw.streaming)?,
         raw,
         source: None,
     })
@@ -395,6 +396,36 @@ impl At<'_> {
             checked.insert(name.clone(), Handler {});
         }
         Ok(checked)
+    }
+
+    fn streaming(&self, streaming: &raw::Streaming) -> Result<Streaming> {
+        let address = streaming.address.parse().map_err(|_| {
+            let problem = format!("{:?} is no address: write 127.0.0.1 or ::1", streaming.address);
+            self.wrong("streaming.address", problem)
+        })?;
+        let tls = match (streaming.tls_certificate.as_str(), streaming.tls_key.as_str()) {
+            ("", "") => None,
+            (_, "") => return Err(self.wrong("streaming.tls_key", "is missing beside the certificate")),
+            ("", _) => return Err(self.wrong("streaming.tls_certificate", "is missing beside the key")),
+            (certificate, key) => Some(TlsFiles {
+                certificate: self.path("streaming.tls_certificate", certificate)?,
+                key: self.path("streaming.tls_key", key)?,
+            }),
+        };
+        if !(1..=65_536).contains(&streaming.max_sessions) {
+            return Err(self.wrong("streaming.max_sessions", "must be from 1 to 65536"));
+        }
+        Ok(Streaming {
+            address,
+            port: streaming.port,
+            tls,
+            idle_timeout: self.duration(
+                "streaming.idle_timeout",
+                &streaming.idle_timeout,
+                seconds(1, 7 * 86_400),
+            )?,
+            max_sessions: streaming.max_sessions as usize,
+        })
     }
 
     fn limits(&self, limits: &raw::Limits) -> Result<Limits> {

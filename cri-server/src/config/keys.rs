@@ -124,6 +124,24 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "security.seccomp_when_unset",
         "Seccomp of containers that name no profile: \"Unconfined\" or \"RuntimeDefault\".",
     ),
+    (
+        "streaming.address",
+        "Where exec, attach and port-forward are served; kubelet comes from the node itself.",
+    ),
+    ("streaming.port", "Their port; 0 for any that is free."),
+    (
+        "streaming.tls_certificate",
+        "Certificate chain in PEM, read again when it changes; empty for plain HTTP.",
+    ),
+    ("streaming.tls_key", "Its private key in PEM."),
+    (
+        "streaming.idle_timeout",
+        "A session on which nothing moves for so long is closed.",
+    ),
+    (
+        "streaming.max_sessions",
+        "Sessions at once; further ones are answered 429.",
+    ),
 ];
 
 /// The known key closest to an unknown one: a misspelling in the same table, else the same name in another table.

@@ -32,6 +32,7 @@ table!(Raw {
     image: Image = Image::default(),
     limits: Limits = Limits::default(),
     security: Security = Security::default(),
+    streaming: Streaming = Streaming::default(),
 });
 
 table!(Handler {});
@@ -95,4 +96,13 @@ table!(Limits {
     open_files_soft: u64 = 1024,
     open_files_hard: u64 = 524_288,
     exec_drain: String = "5s".into(),
+});
+
+table!(Streaming {
+    address: String = "127.0.0.1".into(),
+    port: u16 = 0,
+    tls_certificate: String = String::new(),
+    tls_key: String = String::new(),
+    idle_timeout: String = "4h".into(),
+    max_sessions: u32 = 4096,
 });

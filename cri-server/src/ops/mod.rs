@@ -13,14 +13,18 @@
 //! | [`start`] | cgroup → launch plan → log → one message to the supervisor → record |
 //! | [`stop`] | signal → grace → kill the cgroup; a further stop only shortens the grace |
 //! | [`remove`] | stop → writable layer → record |
+//! | [`exec`], [`attach`], [`port_forward`] | check → token → URL; the session itself is [`crate::streaming`]'s |
 //! | [`exits`] | exit of a container: record → publish → clean up |
 
+pub mod attach;
 pub mod create;
+pub mod exec;
 pub mod exec_sync;
 pub mod exits;
 pub mod images;
 pub mod inspect;
 pub mod metrics;
+pub mod port_forward;
 pub mod remove;
 pub mod remove_pod;
 pub mod reopen_log;

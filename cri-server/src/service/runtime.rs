@@ -203,16 +203,22 @@ impl RuntimeService for Runtime {
         Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
 
-    async fn exec(&self, _: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
-        absent("Exec")
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
+        Ok(Response::new(ops::exec::exec(&self.0, request.into_inner())?))
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Reply<v1::AttachResponse> {
-        absent("Attach")
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Reply<v1::AttachResponse> {
+        Ok(Response::new(ops::attach::attach(&self.0, request.get_ref())?))
     }
 
-    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Reply<v1::PortForwardResponse> {
-        absent("PortForward")
+    async fn port_forward(
+        &self,
+        request: Request<v1::PortForwardRequest>,
+    ) -> Reply<v1::PortForwardResponse> {
+        Ok(Response::new(ops::port_forward::port_forward(
+            &self.0,
+            request.get_ref(),
+        )?))
     }
 
     async fn container_stats(

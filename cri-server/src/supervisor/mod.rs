@@ -180,6 +180,17 @@ impl Supervisor {
         }
     }
 
+    /// Those namespaces again.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there are none yet, else those of the connection.
+    pub async fn namespaces(&self) -> Result<PodCreated> {
+        match self.ask(Request::Namespaces).await? {
+            Reply::PodCreated(created) => Ok(created),
+            _ => Err(Error::Unexpected("Namespaces")),
+        }
+    }
+
     /// Launches a container; resolves when its program was executed. There is no time limit: a volume
     /// may hang for as long as it likes, and the launch can be ended by a signal.
     ///
@@ -214,7 +225,12 @@ impl Supervisor {
         let target = Target::exec(exec.container.clone(), exec.exec.clone());
         let (ended, exit) = oneshot::channel();
         self.waiting().execs.insert(target.clone(), ended);
+        let mut asked = Asked {
+            supervisor: self,
+            target: Some(target.clone()),
+        };
         let answer = self.call(Request::Exec { exec, plan, cgroup }).await;
+        asked.target = None;
         match answer {
             Ok(Reply::ExecStarted { stdio, process }) => Ok(Exec {
                 pid: process.pid,
@@ -227,6 +243,20 @@ impl Supervisor {
                 Err(failed.err().unwrap_or(Error::Unexpected("Exec")))
             }
         }
+    }
+
+    /// Leaves an exec to end by itself within ten seconds: SIGHUP, then SIGKILL, to all of its processes. Asked for
+    /// in the background; a supervisor that is gone has no execs.
+    pub fn abandon(&self, target: Target) {
+        self.waiting().execs.remove(&target);
+        let supervisor = self.clone();
+        tokio::spawn(async move {
+            match supervisor.done(Request::HangUp(target), "HangUp").await {
+                // It has ended meanwhile.
+                Ok(()) | Err(Error::Refused(_) | Error::Gone) => {}
+                Err(error) => tracing::warn!(%error, "an exec could not be hung up"),
+            }
+        });
     }
 
     /// Sends a signal.
@@ -324,6 +354,20 @@ impl Supervisor {
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
         self.shared.waiting()
+    }
+}
+
+/// An exec that was asked for, by somebody who may leave before the answer: then it is nobody's.
+struct Asked<'a> {
+    supervisor: &'a Supervisor,
+    target: Option<Target>,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(target) = self.target.take() {
+            self.supervisor.abandon(target);
+        }
     }
 }
 

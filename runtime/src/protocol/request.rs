@@ -70,6 +70,10 @@ pub enum Request {
     },
     /// Listen to and feed a container's stdio beside its log; answered `Attached`.
     Attach(Attach),
+    /// The client of an exec has gone: SIGHUP now, SIGKILL in ten seconds; answered `Done`. Nothing is heard of its end.
+    HangUp(Target),
+    /// The pod's namespaces, once more; answered `PodCreated`.
+    Namespaces,
     /// Go on as a newer binary; answered `Done` by that binary.
     Reexec {
         /// The executable.
@@ -255,6 +259,8 @@ const CLOSE_STDIN: Kind = Kind(10);
 const ATTACH: Kind = Kind(11);
 const REEXEC: Kind = Kind(12);
 const SHUTDOWN: Kind = Kind(13);
+const HANG_UP: Kind = Kind(60);
+const NAMESPACES: Kind = Kind(61);
 
 impl StartContainer {
     /// A container without terminal, stdin, OOM counter or cgroup.
@@ -325,6 +331,8 @@ impl Request {
             Request::Attach(attach) => Frame::new(ATTACH, id, &attach, vec![]),
             Request::Reexec { binary } => Frame::new(REEXEC, id, &Empty {}, vec![binary]),
             Request::Shutdown => Frame::new(SHUTDOWN, id, &Empty {}, vec![]),
+            Request::HangUp(target) => Frame::new(HANG_UP, id, &target, vec![]),
+            Request::Namespaces => Frame::new(NAMESPACES, id, &Empty {}, vec![]),
         }
     }
 
@@ -369,6 +377,8 @@ impl Request {
                 }
             }
             LIST => Request::List,
+            HANG_UP => Request::HangUp(frame.body()?),
+            NAMESPACES => Request::Namespaces,
             FORGET => Request::Forget {
                 container: frame.body::<Named>()?.container,
             },

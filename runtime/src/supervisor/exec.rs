@@ -255,6 +255,17 @@ impl Supervisor {
         }
     }
 
+    /// The client that an exec was run for has gone, though its connection here has not.
+    pub(super) fn hang_up_exec(&mut self, target: &Target) -> Answer {
+        let (_, exec) = self
+            .execs
+            .iter_mut()
+            .find(|(_, exec)| exec.target == *target)
+            .ok_or(RefusalCode::UnknownExec)?;
+        exec.hang_up();
+        Ok(Some(Reply::Done))
+    }
+
     /// An exec without an owner has had its time.
     pub(super) fn kill_exec(&mut self, key: u32) {
         let Some(exec) = self.execs.get_mut(key) else {

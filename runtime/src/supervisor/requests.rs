@@ -44,6 +44,8 @@ impl Supervisor {
             Request::Resize { target, size } => self.resize(&target, size),
             Request::CloseStdin { container } => self.close_stdin(&container),
             Request::Attach(attach) => self.attach(&attach),
+            Request::Namespaces => Ok(Some(self.share_namespaces())),
+            Request::HangUp(target) => self.hang_up_exec(&target),
             Request::Reexec { binary } => self.reexec(asker, binary),
             Request::Shutdown => self.shut_down(),
         };
@@ -88,6 +90,10 @@ impl Supervisor {
                 }
             }
         }
+        self.share_namespaces()
+    }
+
+    fn share_namespaces(&self) -> Reply {
         let share = |fd: &Option<OwnedFd>| fd.as_ref().map(|fd| fd.try_clone()).transpose();
         let created = |namespaces: &PodNamespaces| -> io::Result<PodCreated> {
             Ok(PodCreated {

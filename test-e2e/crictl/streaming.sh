@@ -1,0 +1,67 @@
+#!/bin/sh
+# Exec, attach and port-forward with the real crictl, over both of its transports.
+#
+#   CRICTL, ENDPOINT, IMAGE, WORK, CGROUP_PARENT   as for main-path.sh; the image is pulled already
+#   PROBE_PORT  a port that the image's /bin/nc can serve in the pod (8080)
+set -eu
+
+CRICTL=${CRICTL:-crictl}
+ENDPOINT=${ENDPOINT:-unix:///run/crisp/crisp.sock}
+IMAGE=${IMAGE:?an image with a shell}
+WORK=${WORK:-$(mktemp -d)}
+cd "$WORK"
+
+crictl() {
+    "$CRICTL" --config /dev/null --runtime-endpoint "$ENDPOINT" --image-endpoint "$ENDPOINT" --timeout 30s "$@"
+}
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+
+# same WHAT WANTED GOT
+same() {
+    [ "$2" = "$3" ] || fail "$1: wanted $(printf '%s' "$2" | head -c 300), got $(printf '%s' "$3" | head -c 300)"
+    echo "ok: $1"
+}
+
+cat > pod.json <<JSON
+{
+  "metadata": { "name": "streaming", "namespace": "default", "uid": "crictl-streaming", "attempt": 1 },
+  "log_directory": "$WORK/crictl-logs",
+  "linux": { "cgroup_parent": "${CGROUP_PARENT:-}" }
+}
+JSON
+cat > container.json <<JSON
+{
+  "metadata": { "name": "main", "attempt": 0 },
+  "image": { "image": "$IMAGE" },
+  "command": ["/bin/sh", "-c", "while read line; do echo \"heard \$line\"; done; echo end of input; sleep 1000"],
+  "log_path": "main.log",
+  "stdin": true,
+  "stdin_once": true,
+  "linux": {}
+}
+JSON
+
+pod=$(crictl runp pod.json)
+container=$(crictl create "$pod" container.json pod.json)
+crictl start "$container" >/dev/null
+
+for transport in spdy websocket; do
+    exec() { crictl exec --transport $transport "$@"; }
+    same "$transport: stdout" "hello" "$(exec "$container" echo hello)"
+    same "$transport: stderr" "oops" "$(exec "$container" sh -c 'echo oops >&2' 2>&1 >/dev/null)"
+    same "$transport: stdin" "to and fro" "$(echo to and fro | exec -i "$container" cat)"
+    code=0
+    exec "$container" sh -c 'echo last words; exit 42' >words 2>err || code=$?
+    same "$transport: output before the exit code" "last words" "$(cat words)"
+    grep -q 42 err || fail "$transport: no exit code in: $(cat err)"
+    [ "$code" -ne 0 ] || fail "$transport: a failing command must fail"
+    sum=$(head -c 5000000 /dev/urandom | tee input | sha256sum)
+    same "$transport: 5 MB there and back" "$sum" "$(exec -i "$container" cat <input | sha256sum)"
+done
+
+crictl rmp --force "$pod" >/dev/null
+echo "streaming: done"
