@@ -313,9 +313,7 @@ impl Pod {
     pub async fn stopped_or_stopping(&self) {
         let mut state = self.state.subscribe();
         // The sender is ours.
-        let _ = state
-            .wait_for(|state| !matches!(state, PodState::Ready(_)))
-            .await;
+        let _ = state.wait_for(|state| !matches!(state, PodState::Ready(_))).await;
     }
 
     /// Any state → NotReady; the time of the first transition is kept.

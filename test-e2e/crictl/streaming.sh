@@ -50,17 +50,17 @@ container=$(crictl create "$pod" container.json pod.json)
 crictl start "$container" >/dev/null
 
 for transport in spdy websocket; do
-    exec() { crictl exec --transport $transport "$@"; }
-    same "$transport: stdout" "hello" "$(exec "$container" echo hello)"
-    same "$transport: stderr" "oops" "$(exec "$container" sh -c 'echo oops >&2' 2>&1 >/dev/null)"
-    same "$transport: stdin" "to and fro" "$(echo to and fro | exec -i "$container" cat)"
+    run() { crictl exec --transport $transport "$@"; }
+    same "$transport: stdout" "hello" "$(run "$container" echo hello)"
+    same "$transport: stderr" "oops" "$(run "$container" sh -c 'echo oops >&2' 2>&1 >/dev/null)"
+    same "$transport: stdin" "to and fro" "$(echo to and fro | run -i "$container" cat)"
     code=0
-    exec "$container" sh -c 'echo last words; exit 42' >words 2>err || code=$?
+    run "$container" sh -c 'echo last words; exit 42' >words 2>err || code=$?
     same "$transport: output before the exit code" "last words" "$(cat words)"
     grep -q 42 err || fail "$transport: no exit code in: $(cat err)"
     [ "$code" -ne 0 ] || fail "$transport: a failing command must fail"
     sum=$(head -c 5000000 /dev/urandom | tee input | sha256sum)
-    same "$transport: 5 MB there and back" "$sum" "$(exec -i "$container" cat <input | sha256sum)"
+    same "$transport: 5 MB there and back" "$sum" "$(run -i "$container" cat <input | sha256sum)"
 done
 
 crictl rmp --force "$pod" >/dev/null

@@ -211,10 +211,7 @@ impl RuntimeService for Runtime {
         Ok(Response::new(ops::attach::attach(&self.0, request.get_ref())?))
     }
 
-    async fn port_forward(
-        &self,
-        request: Request<v1::PortForwardRequest>,
-    ) -> Reply<v1::PortForwardResponse> {
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Reply<v1::PortForwardResponse> {
         Ok(Response::new(ops::port_forward::port_forward(
             &self.0,
             request.get_ref(),

@@ -57,6 +57,7 @@ impl Netns {
                 // Nobody waits any more: the sockets are closed.
                 let _ = done.send(sockets);
             })?;
-        made.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+        made.await
+            .unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
     }
 }

@@ -102,7 +102,9 @@ where
     let mut connection = websocket::connection::Connection::serve(io, codec, &inputs, Activity::default());
     let mut forwarding = JoinSet::new();
     for (channel, &port) in channels {
-        let Some(receiver) = connection.receiver(channel) else { continue };
+        let Some(receiver) = connection.receiver(channel) else {
+            continue;
+        };
         let (mut sender, mut error) = (connection.sender(channel), connection.sender(channel + 1));
         let name = || Bytes::copy_from_slice(&port.to_le_bytes());
         // Each channel begins with the port that it is for.
@@ -147,7 +149,10 @@ impl Pairs {
         for (_, (_, opened)) in self.waiting.extract_if(late) {
             opened.sender.reset(ResetStatus::Cancel);
         }
-        let port = opened.headers.get("port").and_then(|port| port.parse::<u16>().ok());
+        let port = opened
+            .headers
+            .get("port")
+            .and_then(|port| port.parse::<u16>().ok());
         let is_error = match opened.headers.get("streamtype") {
             Some("error") => true,
             Some("data") => false,
@@ -158,7 +163,12 @@ impl Pairs {
         };
         // Clients of old name no request: their data stream is the one behind their error stream.
         let request = opened.headers.get("requestid").map_or_else(
-            || opened.stream.saturating_sub(if is_error { 0 } else { 2 }).to_string(),
+            || {
+                opened
+                    .stream
+                    .saturating_sub(if is_error { 0 } else { 2 })
+                    .to_string()
+            },
             str::to_owned,
         );
         let Some((since, first)) = self.waiting.remove(&request) else {
@@ -169,7 +179,11 @@ impl Pairs {
             self.waiting.insert(request, (since, first));
             return refuse(opened);
         }
-        let (data, error) = if is_error { (first, opened) } else { (opened, first) };
+        let (data, error) = if is_error {
+            (first, opened)
+        } else {
+            (opened, first)
+        };
         Some(Pair {
             port,
             sender: data.sender,
@@ -223,7 +237,11 @@ async fn copy(stream: TcpStream, mut sender: Sender, mut receiver: Receiver, err
     let down = async {
         let mut buffer = vec![0; CHUNK];
         while let Ok(count @ 1..) = from_pod.read(&mut buffer).await {
-            if sender.send(Bytes::copy_from_slice(&buffer[..count])).await.is_err() {
+            if sender
+                .send(Bytes::copy_from_slice(&buffer[..count]))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -240,7 +258,10 @@ async fn copy(stream: TcpStream, mut sender: Sender, mut receiver: Receiver, err
 /// [`Error::Invalid`]
 pub fn ports(named: &[i32]) -> Result<Vec<u16>> {
     if named.len() > MAX_CHANNEL_PORTS {
-        return Err(Error::invalid("port", format!("at most {MAX_CHANNEL_PORTS} ports")));
+        return Err(Error::invalid(
+            "port",
+            format!("at most {MAX_CHANNEL_PORTS} ports"),
+        ));
     }
     let port = |&number: &i32| {
         u16::try_from(number)

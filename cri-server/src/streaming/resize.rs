@@ -25,14 +25,17 @@ impl Sizes {
         self.partial.extend_from_slice(bytes);
         let mut objects = serde_json::Deserializer::from_slice(&self.partial).into_iter::<Size>();
         let mut newest = None;
-        let mut broken = false;
-        for object in &mut objects {
+        let (mut used, mut broken) = (0, false);
+        while let Some(object) = objects.next() {
             match object {
-                Ok(size) => newest = Some(size),
-                Err(error) => broken = !error.is_eof(),
+                Ok(size) => (newest, used) = (Some(size), objects.byte_offset()),
+                // What is cut off is read again with what follows.
+                Err(error) => {
+                    broken = !error.is_eof();
+                    break;
+                }
             }
         }
-        let used = objects.byte_offset();
         self.partial.drain(..used);
         if broken || self.partial.len() > MAX {
             self.partial.clear();

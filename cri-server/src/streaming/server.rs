@@ -24,10 +24,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::protocol::{self, Agreed, Carrier, Forwarding, Version};
-use super::websocket::connection::Codec;
-use super::websocket::handshake;
 use super::remotecommand::{Shape, Streams};
+use super::websocket::connection::Codec;
 use super::websocket::connection::Connection;
+use super::websocket::handshake;
 use super::{Request, attach, exec, gate, port_forward};
 use crate::app::App;
 

@@ -149,6 +149,12 @@ fn requests() -> Vec<(Request, usize, &'static str)> {
         ),
         (Request::Reexec { binary: fd() }, 1, "01000c0005000000a0"),
         (Request::Shutdown, 0, "01000d0005000000a0"),
+        (
+            Request::HangUp(Target::exec(container(), exec())),
+            0,
+            "01003c0005000000a20062633101626531",
+        ),
+        (Request::Namespaces, 0, "01003d0005000000a0"),
     ]
 }
 
