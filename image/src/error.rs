@@ -101,6 +101,26 @@ pub enum Error {
         /// As given.
         key: String,
     },
+    /// There is no snapshot of this name.
+    #[error("snapshot {key}: does not exist")]
+    NoSuchSnapshot {
+        /// Its key.
+        key: String,
+    },
+    /// A snapshot is a full copy: what was changed in it cannot be told from what was there.
+    #[error(
+        "snapshot {key}: is a full copy of its image, so its changes are not known; this needs a data directory that can carry an overlay"
+    )]
+    NoChanges {
+        /// Its key.
+        key: String,
+    },
+    /// A push whose result cannot be known beforehand.
+    #[error("push to {destination:?}: a digest cannot be chosen; give a tag")]
+    PushToDigest {
+        /// As asked for.
+        destination: String,
+    },
     /// There is a snapshot of this name already.
     #[error("snapshot {key}: exists already")]
     SnapshotExists {
@@ -162,10 +182,11 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Reference(_) | Self::AmbiguousId { .. } | Self::SnapshotKey { .. } => {
-                ErrorKind::InvalidArgument
-            }
-            Self::NoSuchImage { .. } => ErrorKind::NotFound,
+            Self::Reference(_)
+            | Self::AmbiguousId { .. }
+            | Self::SnapshotKey { .. }
+            | Self::PushToDigest { .. } => ErrorKind::InvalidArgument,
+            Self::NoSuchImage { .. } | Self::NoSuchSnapshot { .. } => ErrorKind::NotFound,
             Self::Unverified { .. } => ErrorKind::Unverified,
             Self::Registry(error) => match error {
                 RegistryError::NotFound { .. } => ErrorKind::NotFound,
@@ -187,6 +208,7 @@ impl Error {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             Self::InUse { .. }
             | Self::Irreproducible { .. }
+            | Self::NoChanges { .. }
             | Self::Database(_)
             | Self::Io { .. }
             | Self::Interrupted { .. } => ErrorKind::Internal,

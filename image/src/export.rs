@@ -194,7 +194,13 @@ fn measure(inner: &Inner, diff_id: &Digest, lease: &Lease) -> Result<u64, Error>
     })
 }
 
-fn write_layer(inner: &Inner, diff_id: &Digest, lease: &Lease, output: &mut Output) -> Result<(), Error> {
+/// Writes a layer's tar, made again and verified. What is broken in `output` itself is `BrokenPipe`.
+pub(crate) fn write_layer(
+    inner: &Inner,
+    diff_id: &Digest,
+    lease: &Lease,
+    output: &mut impl Write,
+) -> Result<(), Error> {
     let (recipe, tree) = (inner.layers.recipe(&lease.key), inner.layers.tree(&lease.key));
     let mut digesting = Digesting {
         hasher: Hasher::new(diff_id.algorithm()),
@@ -279,12 +285,12 @@ impl Write for Output {
     }
 }
 
-struct Digesting<'a> {
+struct Digesting<'a, W> {
     hasher: Hasher,
-    output: &'a mut Output,
+    output: &'a mut W,
 }
 
-impl Write for Digesting<'_> {
+impl<W: Write> Write for Digesting<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.output.write(bytes)?;
         self.hasher.update(&bytes[..count]);

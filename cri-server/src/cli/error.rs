@@ -53,6 +53,12 @@ pub(crate) enum CliError {
         /// Why not.
         source: io::Error,
     },
+    /// A text is no image's name.
+    #[error("{0}")]
+    Name(String),
+    /// The user's credentials cannot be had.
+    #[error("cannot log in: {0}")]
+    Login(String),
     /// The demo could not go on.
     #[error("{step}: {problem}")]
     Demo {
@@ -67,7 +73,7 @@ impl CliError {
     /// 2 for what the user wrote, 3 for an absent daemon, else 1.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) => ExitCode::from(2),
+            Self::Config(_) | Self::Name(_) => ExitCode::from(2),
             Self::Down { .. } | Self::NoAnswer { .. } => ExitCode::from(3),
             _ if self.is_silent() => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,

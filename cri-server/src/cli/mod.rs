@@ -93,7 +93,7 @@ enum Command {
     Demo,
     /// Show pods, containers, network, operations in flight and warnings
     Status(Shown),
-    /// Import, export, list and remove images
+    /// Pull, push, import, export, list, tag, commit, prune and remove images
     #[command(subcommand)]
     Image(image::Command),
     /// Print the version

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use cri_api::v1;
-use image::{AuthFields, Credentials, Image, ImportOptions, PullRequest, Reference};
+use image::{Image, ImportOptions, PullRequest, Reference};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -76,7 +76,7 @@ pub async fn pull(app: &Arc<App>, request: v1::PullImageRequest) -> Result<Strin
     let progress = app.operations.enter("PullImage", name);
     progress.waiting("pull", "the registry");
     let reference: Reference = name.parse().map_err(image::Error::from)?;
-    let credentials = credentials(request.auth, reference.registry())?;
+    let credentials = convert::image::credentials(request.auth, reference.registry())?;
     app.reread_registries().await;
     let image = app
         .images
@@ -86,21 +86,6 @@ pub async fn pull(app: &Arc<App>, request: v1::PullImageRequest) -> Result<Strin
         })
         .await?;
     Ok(image.id.to_string())
-}
-
-fn credentials(auth: Option<v1::AuthConfig>, registry: &str) -> Result<Credentials> {
-    let Some(auth) = auth else {
-        return Ok(Credentials::Anonymous);
-    };
-    let fields = AuthFields {
-        username: auth.username,
-        password: auth.password,
-        auth: auth.auth,
-        server_address: auth.server_address,
-        identity_token: auth.identity_token,
-        registry_token: auth.registry_token,
-    };
-    Credentials::from_fields(fields, registry).map_err(|error| Error::invalid("auth", error.to_string()))
 }
 
 /// RemoveImage: by a name that name goes; by id all names, and the image with them.
@@ -143,6 +128,16 @@ pub fn names(image: &Image) -> Vec<String> {
         .chain(&image.repo_digests)
         .cloned()
         .collect()
+}
+
+/// Gives an image a further name.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such image, [`Error::Image`] when the records refuse.
+pub async fn tag(app: &Arc<App>, image: &str, name: &Reference) -> Result<Image> {
+    let _progress = app.operations.enter("TagImage", name.to_string());
+    app.image(image)?;
+    Ok(app.images.tag(image, name).await?)
 }
 
 /// Takes in an archive.

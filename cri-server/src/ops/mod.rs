@@ -17,6 +17,7 @@
 //! | [`exits`] | exit of a container: record → publish → clean up |
 
 pub mod attach;
+pub mod commit;
 pub mod create;
 pub mod exec;
 pub mod exec_sync;
@@ -25,6 +26,9 @@ pub mod images;
 pub mod inspect;
 pub mod metrics;
 pub mod port_forward;
+pub mod prune;
+pub mod pull_watched;
+pub mod push;
 pub mod remove;
 pub mod remove_pod;
 pub mod reopen_log;

@@ -1,4 +1,4 @@
-//! Our own service beside CRI's: what `crisp status` and `crisp image import|export` need.
+//! Our own service beside CRI's: what `crisp status` and `crisp image` need.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::App;
-use crate::ops;
+use crate::{convert, ops};
 
 /// Bytes of an archive in one message.
 const CHUNK: usize = 1 << 20;
@@ -93,5 +93,75 @@ impl admin_server::Admin for Admin {
             })
             .map_err(|error| Status::internal(error.to_string()));
         Ok(Response::new(chunks.chain(outcome).boxed()))
+    }
+
+    type PullImageStream = BoxStream<'static, Result<admin::PullImageEvent, Status>>;
+
+    async fn pull_image(&self, request: Request<admin::PullImageRequest>) -> Reply<Self::PullImageStream> {
+        let request = request.into_inner();
+        let (reference, credentials) = convert::image::target(&request.image, request.login)?;
+        Ok(Response::new(ops::pull_watched::pull(
+            &self.0,
+            reference,
+            credentials,
+        )))
+    }
+
+    async fn tag_image(&self, request: Request<admin::TagImageRequest>) -> Reply<admin::TagImageResponse> {
+        let request = request.into_inner();
+        let (name, _) = convert::image::target(&request.name, None)?;
+        let image = ops::images::tag(&self.0, &request.image, &name).await?;
+        Ok(Response::new(admin::TagImageResponse {
+            image_id: image.id.to_string(),
+            name: name.canonical().to_string(),
+        }))
+    }
+
+    type PushImageStream = BoxStream<'static, Result<admin::PushImageEvent, Status>>;
+
+    async fn push_image(&self, request: Request<admin::PushImageRequest>) -> Reply<Self::PushImageStream> {
+        let request = request.into_inner();
+        let destination = if request.destination.is_empty() {
+            &request.image
+        } else {
+            &request.destination
+        };
+        let (destination, credentials) = convert::image::target(destination, request.login)?;
+        ops::images::find_all(&self.0, std::slice::from_ref(&request.image))?;
+        Ok(Response::new(ops::push::push(
+            &self.0,
+            image::PushRequest {
+                image: request.image,
+                destination,
+                credentials,
+            },
+        )))
+    }
+
+    async fn prune_images(
+        &self,
+        request: Request<admin::PruneImagesRequest>,
+    ) -> Reply<admin::PruneImagesResponse> {
+        let request = request.into_inner();
+        let pruned = ops::prune::prune(&self.0, request.all, request.dry_run).await?;
+        let images = pruned.iter().map(|image| admin::PrunedImage {
+            image_id: image.id.to_string(),
+            names: ops::images::names(image),
+            size: image.size,
+        });
+        Ok(Response::new(admin::PruneImagesResponse {
+            images: images.collect(),
+        }))
+    }
+
+    async fn commit_container(
+        &self,
+        request: Request<admin::CommitContainerRequest>,
+    ) -> Reply<admin::CommitContainerResponse> {
+        let image = ops::commit::commit(&self.0, request.into_inner()).await?;
+        Ok(Response::new(admin::CommitContainerResponse {
+            image_id: image.id.to_string(),
+            names: ops::images::names(&image),
+        }))
     }
 }

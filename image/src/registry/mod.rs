@@ -1,4 +1,4 @@
-//! Talking to registries (distribution-spec 1.1, pull side).
+//! Talking to registries (distribution-spec 1.1).
 //!
 //! ```text
 //!   Reference ─hosts─► endpoints (mirrors in order, then the registry itself)
@@ -30,6 +30,7 @@ mod request;
 mod retry;
 mod round;
 mod tls;
+mod upload;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub use self::error::RegistryError;
 pub(crate) use self::lanes::Lanes;
 pub use self::names::NameFiles;
 pub use self::retry::{Clock, RetryPolicy};
+pub(crate) use self::upload::{Content, Target};
 
 /// How registries are reached. Files named here are read anew for each pull.
 #[derive(Debug, Clone)]

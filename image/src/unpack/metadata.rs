@@ -119,7 +119,8 @@ pub(crate) fn copy_metadata(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<
     Ok(stat)
 }
 
-fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
+/// The extended attributes that may go from one tree to another: those of overlayfs itself do not.
+pub(crate) fn read_xattrs(fd: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
     let mut names = vec![0u8; 64 << 10];
     let length = match fs::flistxattr(fd, &mut names[..]) {
         Err(Errno::OPNOTSUPP) => 0,

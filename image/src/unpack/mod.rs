@@ -38,7 +38,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-pub(crate) use self::metadata::{copy_metadata, copy_node, times_of};
+pub(crate) use self::metadata::{copy_metadata, copy_node, read_xattrs, times_of};
 pub use self::path::{EntryPath, PathProblem};
 use self::recipe::RecipeWriter;
 use self::root::Root;

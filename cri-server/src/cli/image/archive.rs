@@ -1,54 +1,29 @@
-//! `crisp image`: archives go through the admin service, the rest through CRI.
+//! `crisp image import` and `export`.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use cri_api::admin::{
     ExportImageRequest, ImportImageRequest, ImportImageResponse, ImportOptions, import_image_request::Part,
 };
-use cri_api::v1::{ImageSpec, ImageStatusRequest, ListImagesRequest, RemoveImageRequest};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::client::Daemon;
-use super::output::{self, Format, short, size, table};
-use super::{CliError, Result, Shown};
+use super::super::client::Daemon;
+use super::super::output::{self, Format};
+use super::super::{CliError, Result, Shown};
 
 /// Of an archive in one message.
 const CHUNK: usize = 1024 * 1024;
 /// Chunks under way: enough to keep both sides busy, and no more memory than that.
 const QUEUE: usize = 4;
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Put the images of an archive into the store
-    ///
-    /// Takes OCI layouts and docker-archives as tar, also compressed with gzip or zstd.
-    Import(Import),
-    /// Write images as one OCI layout tar
-    Export {
-        /// The file to write, or - for standard output
-        file: PathBuf,
-        /// Names, digests or ids
-        #[arg(required = true)]
-        images: Vec<String>,
-    },
-    /// List the images in the store
-    List(Shown),
-    /// Remove images; one given by id loses all its names
-    Remove {
-        /// Names, digests or ids
-        #[arg(required = true)]
-        images: Vec<String>,
-    },
-}
-
 #[derive(Debug, Args)]
-pub(super) struct Import {
+pub(in crate::cli) struct Import {
     /// The archive, or - for standard input
     file: PathBuf,
     /// Call the image so, instead of by the archive's own names; may be given several times
@@ -61,23 +36,13 @@ pub(super) struct Import {
     shown: Shown,
 }
 
-pub(super) async fn run(socket: &Path, command: Command) -> Result<ExitCode> {
-    let daemon = Daemon::connect(socket).await?;
-    match command {
-        Command::Import(arguments) => import_file(&daemon, arguments).await,
-        Command::Export { file, images } => export_file(&daemon, &file, images).await,
-        Command::List(shown) => list(&daemon, shown.output).await,
-        Command::Remove { images } => remove(&daemon, &images).await,
-    }
-}
-
 #[derive(Serialize)]
 struct Imported {
     id: String,
     names: Vec<String>,
 }
 
-async fn import_file(daemon: &Daemon, arguments: Import) -> Result<ExitCode> {
+pub(super) async fn import_file(daemon: &Daemon, arguments: Import) -> Result<ExitCode> {
     let options = ImportOptions {
         names: arguments.names,
         pin: arguments.pin,
@@ -117,7 +82,7 @@ async fn import_file(daemon: &Daemon, arguments: Import) -> Result<ExitCode> {
 }
 
 /// Sends an archive and returns what the daemon made of it.
-pub(super) async fn import(
+pub(in crate::cli) async fn import(
     daemon: &Daemon,
     options: ImportOptions,
     archive: impl AsyncRead + Unpin + Send + 'static,
@@ -164,7 +129,7 @@ async fn send_archive(
     Ok(())
 }
 
-async fn export_file(daemon: &Daemon, file: &Path, images: Vec<String>) -> Result<ExitCode> {
+pub(super) async fn export_file(daemon: &Daemon, file: &Path, images: Vec<String>) -> Result<ExitCode> {
     if is_dash(file) {
         let name = "standard output";
         export(daemon, images, standard(std::io::stdout(), name)?, name).await?;
@@ -212,93 +177,6 @@ async fn export(
     target.flush().await.map_err(failed)
 }
 
-#[derive(Serialize)]
-struct Listed {
-    id: String,
-    tags: Vec<String>,
-    digests: Vec<String>,
-    size: u64,
-    pinned: bool,
-}
-
-async fn list(daemon: &Daemon, format: Format) -> Result<ExitCode> {
-    let answer = daemon.answer(
-        "ListImages",
-        daemon.images().list_images(ListImagesRequest::default()).await,
-    )?;
-    let mut images: Vec<Listed> = answer
-        .images
-        .into_iter()
-        .map(|image| Listed {
-            id: image.id,
-            tags: image.repo_tags,
-            digests: image.repo_digests,
-            size: image.size,
-            pinned: image.pinned,
-        })
-        .collect();
-    images.sort_by(|a, b| (&a.tags, &a.id).cmp(&(&b.tags, &b.id)));
-    match format {
-        Format::Json => output::print_json(&images)?,
-        Format::Text => output::print(&image_table(&images))?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn image_table(images: &[Listed]) -> String {
-    let mut rows = Vec::new();
-    for image in images {
-        // An image without a tag is shown by the digest it was pulled by.
-        let names = if image.tags.is_empty() {
-            &image.digests
-        } else {
-            &image.tags
-        };
-        let unnamed = [String::from("<none>")];
-        for name in if names.is_empty() { &unnamed[..] } else { names } {
-            let pinned = if image.pinned { "pinned" } else { "" };
-            rows.push(vec![
-                name.clone(),
-                short(&image.id).into(),
-                size(image.size),
-                pinned.into(),
-            ]);
-        }
-    }
-    table(&["IMAGE", "ID", "SIZE", ""], &rows)
-}
-
-async fn remove(daemon: &Daemon, images: &[String]) -> Result<ExitCode> {
-    let mut missing = false;
-    for name in images {
-        let spec = || {
-            Some(ImageSpec {
-                image: name.clone(),
-                ..ImageSpec::default()
-            })
-        };
-        let asked = ImageStatusRequest {
-            image: spec(),
-            verbose: false,
-        };
-        let found = daemon.answer("ImageStatus", daemon.images().image_status(asked).await)?;
-        if found.image.is_none() {
-            // CRI calls that a success; a person who mistyped a name wants to know.
-            eprintln!("crisp: no image {name:?} is here; `crisp image list` shows what is");
-            missing = true;
-            continue;
-        }
-        let request = RemoveImageRequest { image: spec() };
-        daemon.answer("RemoveImage", daemon.images().remove_image(request).await)?;
-        output::print(&format!("{name}\n"))?;
-    }
-    Ok(if missing {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
-}
-
 /// A standard stream, without the buffer and the lock of the library's own.
 fn standard(stream: impl AsFd, name: &str) -> Result<tokio::fs::File> {
     let owned = stream.as_fd().try_clone_to_owned();
@@ -343,28 +221,5 @@ mod tests {
         }
         assert_eq!(sizes, [CHUNK, 5]);
         assert_eq!(received, archive);
-    }
-
-    #[test]
-    fn an_image_is_listed_by_every_tag_else_by_digest() {
-        let image = |tags: &[&str], digests: &[&str]| Listed {
-            id: format!("sha256:{}", "0".repeat(64)),
-            tags: tags.iter().map(ToString::to_string).collect(),
-            digests: digests.iter().map(ToString::to_string).collect(),
-            size: 2048,
-            pinned: true,
-        };
-        let text = image_table(&[
-            image(&["a:1", "a:2"], &["a@sha256:0"]),
-            image(&[], &["b@sha256:1"]),
-            image(&[], &[]),
-        ]);
-        let names: Vec<&str> = text
-            .lines()
-            .skip(1)
-            .map(|line| line.split("  ").next().unwrap_or_default())
-            .collect();
-        assert_eq!(names, ["a:1", "a:2", "b@sha256:1", "<none>"]);
-        assert!(text.contains("000000000000  2.0 KiB  pinned"), "{text}");
     }
 }
