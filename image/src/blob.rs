@@ -107,16 +107,7 @@ impl Blobs {
 
     /// What the blobs take on disk.
     pub(crate) fn usage(&self) -> Result<DiskUsage, Error> {
-        let mut usage = DiskUsage::default();
-        for (_, path) in self.entries()? {
-            if let Ok(metadata) = std::fs::metadata(&path) {
-                usage += DiskUsage {
-                    bytes: metadata.len().next_multiple_of(4096),
-                    inodes: 1,
-                };
-            }
-        }
-        Ok(usage)
+        crate::usage::measure(&self.folder)
     }
 }
 

@@ -52,10 +52,12 @@ impl Inner {
         let mut keys = self.snapshots.used_layers();
         self.with_catalog(|catalog| keys.extend(catalog.used_layers()));
         for key in keys {
-            if let Some(info) = self.layers.info(&key).filter(|_| seen.insert(key)) {
+            if let Some(info) = self.layers.info(&key).filter(|_| seen.insert(key.clone())) {
                 images += info.usage;
+                images += self.layers.bookkeeping(&key);
             }
         }
+        images += DiskUsage::of_one(self.layers.folder());
         images += measure(&self.config.root.join("db"))?;
         let containers_path = self.snapshots.folder().to_owned();
         let containers = measure(&containers_path)?;
@@ -65,6 +67,20 @@ impl Inner {
             containers,
             containers_path,
         })
+    }
+}
+
+impl DiskUsage {
+    /// What one file or directory takes, without what is in it; nothing when it is not there.
+    pub(crate) fn of_one(path: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::symlink_metadata(path).map_or_else(
+            |_| Self::default(),
+            |metadata| Self {
+                bytes: metadata.blocks() * 512,
+                inodes: 1,
+            },
+        )
     }
 }
 

@@ -151,6 +151,22 @@ impl Layers {
         self.folder.join(key.as_str()).join(RECIPE)
     }
 
+    /// What a layer takes beside its tree: its folder, its recipe, its side file.
+    pub(crate) fn bookkeeping(&self, key: &LayerKey) -> DiskUsage {
+        let folder = self.folder.join(key.as_str());
+        let files = [RECIPE, SIDE_FILE].map(|name| folder.join(name));
+        let mut usage = DiskUsage::default();
+        for path in files.iter().chain([&folder]) {
+            usage += DiskUsage::of_one(path);
+        }
+        usage
+    }
+
+    /// Where layers are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Opens layers for looking, in the order given.
     pub(crate) fn views(&self, keys: impl Iterator<Item = LayerKey>) -> Result<Vec<LayerView>, Error> {
         keys.map(|key| {
