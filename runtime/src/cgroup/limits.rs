@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxBlockIo, LinuxResources};
 use rustix::io::Errno;
 
-use super::devices::v1_writes;
+use super::devices::{Policy, v1_writes};
 use super::hierarchy::Hierarchies;
 use super::{CgroupError, Layout, try_write};
 
@@ -111,9 +111,10 @@ pub(super) fn settings(
             controller: "of the v2 hierarchy".into(),
         });
     }
-    // Device access on v2 takes a BPF program, not a file.
-    if !v2 {
-        for write in v1_writes(resources.devices().as_deref().unwrap_or_default())? {
+    // Device access on v2 takes a program, not a file, but the rules are checked all the same.
+    let policy = Policy::parse(resources.devices().as_deref().unwrap_or_default())?;
+    if let Some(policy) = policy.filter(|_| !v2) {
+        for write in v1_writes(&policy) {
             settings.put("devices", write.file, write.value, "linux.resources.devices")?;
         }
     }

@@ -12,7 +12,7 @@
 //!
 //! Invariants: a path is checked component by component and never leaves its hierarchy; what a failed creation made
 //! is removed; creation and removal can be repeated. What a cgroup has used is read in [`usage`]. Not here: the systemd
-//! driver, device filters of v2.
+//! driver.
 
 mod devices;
 mod hierarchy;
@@ -95,6 +95,16 @@ pub enum CgroupError {
     #[error("read {path:?}: {source}")]
     Read {
         /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Enforcing which devices may be used, by a BPF program.
+    #[error("{step} cgroup {path:?}: {source}")]
+    Devices {
+        /// What was tried.
+        step: &'static str,
+        /// The directory.
         path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
@@ -226,11 +236,22 @@ impl Cgroup {
         let outcome = self
             .members()
             .try_for_each(|hierarchy| tree::create(hierarchy, &self.path, &mut made))
-            .and_then(|()| self.write(&settings));
+            .and_then(|()| self.write(&settings))
+            .and_then(|()| self.guard_devices(resources));
         if outcome.is_err() {
             made.undo();
         }
         outcome
+    }
+
+    /// On v2, lets a program decide which devices may be used; v1 has files for that.
+    fn guard_devices(&self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
+        let rules = resources.and_then(|resources| resources.devices().as_deref());
+        let policy = devices::Policy::parse(rules.unwrap_or_default())?;
+        match (self.hierarchies.layout(), policy, self.members().next()) {
+            (Layout::V2, Some(policy), Some(v2)) => devices::attach(&v2.mount.join(&self.path), &policy),
+            _ => Ok(()),
+        }
     }
 
     fn write(&self, settings: &[limits::Setting]) -> Result<(), CgroupError> {

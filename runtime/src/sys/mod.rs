@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod binary;
+pub(crate) mod bpf;
 pub(crate) mod clone;
 pub(crate) mod credentials;
 pub(crate) mod exec;
