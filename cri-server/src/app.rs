@@ -17,6 +17,7 @@ use runtime::launch::{
 use crate::config::Config;
 use crate::confinement::Confinement;
 use crate::container::{ContainerName, ContainerRecord, Resources};
+use crate::exporter::Calls;
 use crate::host::Host;
 use crate::ids::{ContainerId, PodId};
 use crate::inflight::{Inflight, Operations};
@@ -85,6 +86,8 @@ pub struct App {
     pub inflight: Verbs,
     /// Operations, for looking at.
     pub operations: Operations,
+    /// Calls that have ended, for the daemon's own metrics.
+    pub calls: Arc<Calls>,
 }
 
 impl App {
@@ -113,6 +116,7 @@ impl App {
             streaming,
             inflight: Verbs::default(),
             operations: Operations::default(),
+            calls: Arc::default(),
             config,
         });
         // Nothing comes before the first URL has been given.

@@ -26,7 +26,7 @@ mod source;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub struct Config {
     pub handlers: BTreeMap<String, Handler>,
     /// Limits of every container that its pod does not set.
     pub limits: Limits,
+    /// The daemon's own metrics.
+    pub metrics: Metrics,
     /// What confines containers that do not say.
     pub security: Security,
     /// The server of exec, attach and port-forward.
@@ -243,6 +245,13 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
+}
+
+/// The daemon's own metrics.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Where they are served; `None` for nowhere.
+    pub address: Option<SocketAddr>,
 }
 
 impl Config {

@@ -27,6 +27,7 @@ pub mod confinement;
 pub mod container;
 pub mod convert;
 pub mod error;
+pub mod exporter;
 pub mod host;
 pub mod ids;
 pub mod inflight;

@@ -46,6 +46,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let socket = config.socket.clone();
     let app = App::build(config).await?;
     crate::recover::recover(&app).await?;
+    crate::exporter::start(&app).await?;
     let (listener, ours) = listen(&socket)?;
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     telemetry::notify_ready();
@@ -80,7 +81,7 @@ pub async fn serve(config: Config) -> Result<()> {
 fn router(app: &Arc<App>) -> tonic::transport::server::Router<Stack<Deadline, Stack<Observe, Identity>>> {
     let limit = cri_api::MAX_MESSAGE_SIZE;
     Server::builder()
-        .layer(Observe)
+        .layer(Observe(app.calls.clone()))
         .layer(Deadline)
         .add_service(RuntimeServiceServer::new(Runtime(app.clone())).max_decoding_message_size(limit))
         .add_service(ImageServiceServer::new(Images(app.clone())).max_decoding_message_size(limit))

@@ -342,3 +342,45 @@ async fn metrics_have_the_labels_of_their_descriptors() {
     );
     server.close().await;
 }
+
+#[tokio::test]
+async fn the_daemon_counts_its_own_calls() {
+    // A port of the server's own network namespace: nobody else's.
+    let settings = test_e2e::layout::Settings {
+        config: "[metrics]\naddress = \"127.0.0.1:9477\"\n".to_owned(),
+        ..Default::default()
+    };
+    let server = settings.start().await;
+    let pod = server.run_pod("counted").await;
+    let mut scrape = std::process::Command::new("/bin/busybox");
+    scrape.args(["wget", "-q", "-O", "-", "http://127.0.0.1:9477/metrics"]);
+    let output = server.output(scrape, Vec::new()).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "# TYPE crisp_calls_total counter",
+        "crisp_calls_total{call=\"RunPodSandbox\",code=\"0\"} 1",
+        "crisp_pods{state=\"ready\"} 1",
+        "crisp_call_seconds_count{call=\"RunPodSandbox\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\nin\n{text}");
+    }
+    let request = cri::PodSandboxStatusRequest {
+        pod_sandbox_id: "0".repeat(64),
+        verbose: false,
+    };
+    server
+        .client
+        .runtime
+        .clone()
+        .pod_sandbox_status(request)
+        .await
+        .unwrap_err();
+    let mut scrape = std::process::Command::new("/bin/busybox");
+    scrape.args(["wget", "-q", "-O", "-", "http://127.0.0.1:9477/metrics"]);
+    let output = server.output(scrape, Vec::new()).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    let refused = "crisp_calls_total{call=\"PodSandboxStatus\",code=\"5\"} 1";
+    assert!(text.lines().any(|line| line == refused), "{text}");
+    drop(pod);
+    server.close().await;
+}

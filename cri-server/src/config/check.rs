@@ -14,8 +14,8 @@ use super::error::ConfigError;
 use super::raw::{self, Raw};
 use super::source::Places;
 use super::{
-    Cgroup, CgroupDriver, Config, Embedded, Handler, Image, Limits, Log, LogFormat, Network, Registry,
-    SeccompWhenUnset, Security, Streaming, Supervisor, TlsFiles, duration,
+    Cgroup, CgroupDriver, Config, Embedded, Handler, Image, Limits, Log, LogFormat, Metrics, Network,
+    Registry, SeccompWhenUnset, Security, Streaming, Supervisor, TlsFiles, duration,
 };
 
 /// `sun_path` holds 108 bytes with its final NUL (unix(7)).
@@ -56,6 +56,7 @@ pub(super) fn check((raw, places): (Raw, Places)) -> Result<Config> {
         image: at.image(&raw.image)?,
         handlers: at.handlers(&raw.handlers)?,
         limits: at.limits(&raw.limits)?,
+        metrics: at.metrics(&raw.metrics)?,
         security: at.security(&raw.security)?,
         streaming: at.streaming(&raw.streaming)?,
         raw,
@@ -426,6 +427,17 @@ impl At<'_> {
             )?,
             max_sessions: streaming.max_sessions as usize,
         })
+    }
+
+    fn metrics(&self, metrics: &raw::Metrics) -> Result<Metrics> {
+        let address = match metrics.address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| {
+                let problem = format!("{text:?} must be an address and port, such as 127.0.0.1:9477");
+                self.wrong("metrics.address", problem)
+            })?),
+        };
+        Ok(Metrics { address })
     }
 
     fn limits(&self, limits: &raw::Limits) -> Result<Limits> {

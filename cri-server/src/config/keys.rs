@@ -142,6 +142,10 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "streaming.max_sessions",
         "Sessions at once; further ones are answered 429.",
     ),
+    (
+        "metrics.address",
+        "Where the daemon's own metrics are served, such as \"127.0.0.1:9477\"; empty for nowhere.",
+    ),
 ];
 
 /// The known key closest to an unknown one: a misspelling in the same table, else the same name in another table.

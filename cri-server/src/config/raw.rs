@@ -31,6 +31,7 @@ table!(Raw {
     registry: Registry = Registry::default(),
     image: Image = Image::default(),
     limits: Limits = Limits::default(),
+    metrics: Metrics = Metrics::default(),
     security: Security = Security::default(),
     streaming: Streaming = Streaming::default(),
 });
@@ -105,4 +106,8 @@ table!(Streaming {
     tls_key: String = String::new(),
     idle_timeout: String = "4h".into(),
     max_sessions: u32 = 4096,
+});
+
+table!(Metrics {
+    address: String = String::new()
 });

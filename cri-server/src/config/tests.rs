@@ -109,6 +109,7 @@ fn a_bad_value_says_what_would_be_right() {
         ("[cgroup]\ndriver = \"v2\"", "must be \"auto\" or \"cgroupfs\""),
         ("[cgroup]\nroot = \"/\"", "the root directory cannot be used"),
         ("[log]\nlevel = \"info,[\"", "`log.level`"),
+        ("[metrics]\naddress = \"9477\"", "such as 127.0.0.1:9477"),
         ("[log]\nformat = \"xml\"", "must be \"text\" or \"json\""),
         (
             "[network]\nchain_timeout = \"220\"",

@@ -3,12 +3,15 @@
 //! Calls that clients poll are logged at debug level; the rest at info, failures at warn.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 use tracing::Instrument;
+
+use crate::exporter::Calls;
 
 /// Calls that kubelet makes every second or so, and reads that change nothing.
 const POLLED: [&str; 16] = [
@@ -31,18 +34,24 @@ const POLLED: [&str; 16] = [
 ];
 
 /// Wraps a server's services.
-#[derive(Clone, Copy, Default)]
-pub struct Observe;
+#[derive(Clone, Default)]
+pub struct Observe(pub Arc<Calls>);
 
 /// A wrapped service.
 #[derive(Clone)]
-pub struct Observed<S>(S);
+pub struct Observed<S> {
+    inner: S,
+    calls: Arc<Calls>,
+}
 
 impl<S> Layer<S> for Observe {
     type Service = Observed<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Observed(inner)
+        Observed {
+            inner,
+            calls: self.0.clone(),
+        }
     }
 }
 
@@ -57,7 +66,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
@@ -65,14 +74,26 @@ where
         let call = path.rsplit('/').next().unwrap_or(path).to_owned();
         let span = tracing::info_span!("call", name = %call);
         let started = Instant::now();
-        let answer = self.0.call(request);
+        let (answer, calls) = (self.inner.call(request), self.calls.clone());
         let logged = async move {
             let outcome = answer.await;
             log(&call, started, outcome.as_ref());
+            calls.ended(&call, &code(outcome.as_ref()), started.elapsed());
             outcome
         };
         Box::pin(logged.instrument(span))
     }
+}
+
+/// The gRPC code: in the headers of a refusal; an answer with a body has none there.
+fn code<B, E>(outcome: Result<&Response<B>, &E>) -> String {
+    let header = outcome
+        .ok()
+        .and_then(|response| response.headers().get("grpc-status"));
+    header
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or(if outcome.is_ok() { "0" } else { "2" })
+        .to_owned()
 }
 
 fn log<B, E: std::fmt::Display>(call: &str, started: Instant, outcome: Result<&Response<B>, &E>) {
