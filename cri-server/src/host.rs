@@ -10,11 +10,12 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::confinement::relabel;
 use crate::container::ContainerRecord;
 use crate::pod::{Dns, NamespaceMode, PodNetwork, PodRecord};
 use crate::spec::PodFiles;
@@ -28,11 +29,16 @@ const SHM: &str = "mode=1777,size=65536k";
 pub struct Host;
 
 impl Host {
-    /// Makes a pod's directory, files and shared memory.
+    /// Makes a pod's directory, files and shared memory, which has the SELinux label `label`.
     ///
     /// # Errors
     /// [`Error::Io`] naming the path.
-    pub async fn make_files(&self, files: &PodFiles, record: &PodRecord) -> Result<()> {
+    pub async fn make_files(
+        &self,
+        files: &PodFiles,
+        record: &PodRecord,
+        label: Option<String>,
+    ) -> Result<()> {
         let (files, record) = (files.clone(), record.clone());
         blocking(move || {
             make_directory(&files.directory, 0o700)?;
@@ -51,7 +57,7 @@ impl Host {
                 &files.shm(),
                 Some("tmpfs"),
                 MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-                Some(SHM),
+                Some(shm_options(label.as_deref()).as_str()),
             )
             .map_err(|errno| Error::io("mount tmpfs on", files.shm())(errno.into()))
         })
@@ -80,6 +86,25 @@ impl Host {
             Ok(())
         })
         .await
+    }
+
+    /// Gives the container's SELinux label, if it has one, to the volumes that ask for it and to the pod's own files.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a volume that is a directory of the node, [`Error::Io`] naming the path.
+    pub async fn relabel(&self, files: &PodFiles, record: &ContainerRecord) -> Result<()> {
+        let spec = record.spec()?;
+        let Some(label) = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.mount_label().clone())
+        else {
+            return Ok(());
+        };
+        let asking = record.config.mounts.iter().filter(|mount| mount.selinux_relabel);
+        let mut paths: Vec<_> = asking.map(|mount| PathBuf::from(&mount.host_path)).collect();
+        paths.extend([files.hostname(), files.hosts(), files.resolv_conf()]);
+        blocking(move || paths.iter().try_for_each(|path| relabel::volume(path, &label))).await
     }
 
     /// Writes `/etc/hosts` once the pod's addresses are known. (kubelet brings its own to containers.)
@@ -133,6 +158,14 @@ impl Host {
             gone(fs::remove_dir(&files.directory), "remove", &files.directory)
         })
         .await
+    }
+}
+
+/// A tmpfs takes the label of all that is in it as an option.
+fn shm_options(label: Option<&str>) -> String {
+    match label {
+        Some(label) => format!("{SHM},context=\"{label}\""),
+        None => SHM.to_owned(),
     }
 }
 
@@ -194,6 +227,12 @@ fn resolv_conf(dns: Option<&Dns>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shared_memory_has_the_label_of_its_pod() {
+        assert_eq!(shm_options(None), SHM);
+        assert!(shm_options(Some("u:r:t:s0:c1,c2")).ends_with(",context=\"u:r:t:s0:c1,c2\""));
+    }
 
     #[test]
     fn resolver_settings_become_lines() {

@@ -12,6 +12,7 @@
 
 mod apparmor;
 mod capabilities;
+pub mod relabel;
 mod seccomp;
 mod selinux;
 
@@ -74,6 +75,11 @@ impl Confinement {
             process_label: labels.as_ref().map(|labels| labels.process.clone()),
             mount_label: labels.map(|labels| labels.files),
         })
+    }
+
+    /// Whether files have SELinux labels here.
+    pub fn has_selinux(&self) -> bool {
+        self.selinux.is_enabled()
     }
 
     /// The SELinux label of what a pod's containers share.

@@ -58,6 +58,10 @@ impl Selinux {
         }
     }
 
+    pub(super) fn is_enabled(&self) -> bool {
+        self.contexts.is_some()
+    }
+
     /// The labels of a container; `None` on a node without SELinux, where a request for one has no effect.
     pub(super) fn labels(
         &self,

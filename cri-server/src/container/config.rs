@@ -78,6 +78,10 @@ pub struct Mount {
     /// Read-only with everything mounted below it.
     #[n(4)]
     pub recursive_read_only: bool,
+    /// Whether its files get the SELinux label of the container.
+    #[n(40)]
+    #[cbor(default)]
+    pub selinux_relabel: bool,
 }
 
 /// A device of the node.

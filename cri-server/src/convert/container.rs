@@ -101,6 +101,7 @@ fn mount(wire: &v1::Mount) -> Result<Mount> {
             v1::MountPropagation::PropagationBidirectional => Propagation::Bidirectional,
         },
         recursive_read_only: wire.recursive_read_only,
+        selinux_relabel: wire.selinux_relabel,
     })
 }
 
@@ -128,6 +129,12 @@ fn security(wire: &v1::LinuxContainerSecurityContext) -> Result<Security> {
     let (old_seccomp, old_apparmor) = (&wire.seccomp_profile_path, &wire.apparmor_profile);
     let capabilities = wire.capabilities.clone().unwrap_or_default();
     let user = match (&wire.run_as_user, wire.run_as_username.as_str()) {
+        (Some(_), name) if !name.is_empty() => {
+            return Err(Error::invalid(
+                "security_context.run_as_username",
+                "contradicts run_as_user; set one of them",
+            ));
+        }
         (Some(uid), _) => Some(RunAs::Uid(id32("security_context.run_as_user", uid.value)?)),
         (None, "") => None,
         (None, name) => Some(RunAs::Username(bounded(
@@ -158,10 +165,7 @@ fn security(wire: &v1::LinuxContainerSecurityContext) -> Result<Security> {
             .iter()
             .map(|g| id32("security_context.supplemental_groups", *g))
             .collect::<Result<_>>()?,
-        groups_policy: match wire.supplemental_groups_policy() {
-            v1::SupplementalGroupsPolicy::Merge => GroupsPolicy::Merge,
-            v1::SupplementalGroupsPolicy::Strict => GroupsPolicy::Strict,
-        },
+        groups_policy: groups_policy(wire.supplemental_groups_policy)?,
         readonly_rootfs: wire.readonly_rootfs,
         no_new_privs: wire.no_new_privs,
         masked_paths: paths("security_context.masked_paths", &wire.masked_paths)?,
@@ -170,6 +174,18 @@ fn security(wire: &v1::LinuxContainerSecurityContext) -> Result<Security> {
         apparmor: apparmor(wire.apparmor.as_ref(), old_apparmor)?,
         selinux: selinux(wire.selinux_options.as_ref())?,
     })
+}
+
+fn groups_policy(wire: i32) -> Result<GroupsPolicy> {
+    match v1::SupplementalGroupsPolicy::try_from(wire) {
+        Ok(v1::SupplementalGroupsPolicy::Merge) => Ok(GroupsPolicy::Merge),
+        Ok(v1::SupplementalGroupsPolicy::Strict) => Ok(GroupsPolicy::Strict),
+        // Taken for Merge, it would give groups that were not asked for.
+        Err(_) => Err(Error::invalid(
+            "security_context.supplemental_groups_policy",
+            "is neither Merge nor Strict",
+        )),
+    }
 }
 
 fn paths(field: &str, paths: &[String]) -> Result<Vec<String>> {
@@ -283,6 +299,7 @@ fn mount_to_wire(mount: &Mount) -> v1::Mount {
             Propagation::Bidirectional => v1::MountPropagation::PropagationBidirectional,
         } as i32,
         recursive_read_only: mount.recursive_read_only,
+        selinux_relabel: mount.selinux_relabel,
         ..v1::Mount::default()
     }
 }
@@ -362,6 +379,17 @@ mod tests {
                 "run_as_group",
             ),
             (security(|s| s.masked_paths = vec!["proc".into()]), "masked_paths"),
+            (
+                security(|s| {
+                    s.run_as_user = Some(v1::Int64Value { value: 1 });
+                    s.run_as_username = "root".into();
+                }),
+                "run_as_username",
+            ),
+            (
+                security(|s| s.supplemental_groups_policy = 9),
+                "supplemental_groups_policy",
+            ),
             (
                 security(|s| {
                     s.seccomp = Some(v1::SecurityProfile {

@@ -121,7 +121,8 @@ async fn make(app: &Arc<App>, record: &PodRecord, progress: &Progress, undo: &mu
     progress.stage("files");
     let (host, directory) = (app.host.clone(), files.clone());
     undo.push("files", async move { host.remove_files(directory).await });
-    app.host.make_files(&files, record).await?;
+    let label = app.confinement.shared_label(record);
+    app.host.make_files(&files, record, label).await?;
 
     progress.stage("supervisor");
     let spawn_id = runtime::protocol::PodId::new(id.as_str())

@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::container::{Container, ContainerState, Exit};
 use crate::inflight::Progress;
 use crate::pod::{NamespaceMode, Pod};
+use crate::spec::PodFiles;
 use crate::spec::resources::updated;
 use crate::supervisor::Supervisor;
 use crate::{Error, Result, logs, ops, time};
@@ -65,6 +66,10 @@ async fn launch(
     let record = &container.record;
     progress.waiting("volumes", "the file systems of their sources");
     app.host.make_missing_sources(record).await?;
+    if app.confinement.has_selinux() {
+        let files = PodFiles::new(&app.config.state_dir, pod.id());
+        app.host.relabel(&files, record).await?;
+    }
     progress.stage("cgroup");
     let cgroup = app.make_cgroup(&record.cgroup, limits(container)?).await?;
     progress.stage("launch plan");

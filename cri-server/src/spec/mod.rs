@@ -16,6 +16,7 @@ mod process;
 pub mod resources;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use image::config::ProcessDefaults;
 use oci_spec::runtime::{
@@ -178,7 +179,10 @@ fn linux(ingredients: &Ingredients<'_>) -> Result<Linux> {
         (false, false) => asked.to_vec(),
         (false, true) => default.iter().map(|p| (*p).to_owned()).collect(),
     };
-    let masked = paths(&security.masked_paths, &MASKED);
+    let mut masked = paths(&security.masked_paths, &MASKED);
+    if !security.privileged && security.masked_paths.is_empty() {
+        masked.extend(thermal_throttles().iter().cloned());
+    }
     let readonly = paths(&security.readonly_paths, &READONLY);
     let mut resources: LinuxResources = limits(&ingredients.config.resources)?;
     if let Some(most) = ingredients.limits.pids {
@@ -199,6 +203,25 @@ fn linux(ingredients: &Ingredients<'_>) -> Result<Linux> {
         // Sysctls belong to the pod: its supervisor sets them when it makes the namespaces.
         .set_sysctl(None);
     Ok(linux)
+}
+
+/// Counters of each CPU's throttling, by which containers could watch each other. Where the machine has them, they stay
+/// where they are.
+fn thermal_throttles() -> &'static [String] {
+    static FOUND: OnceLock<Vec<String>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let cpus = std::fs::read_dir("/sys/devices/system/cpu")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut paths: Vec<_> = cpus
+            .map(|cpu| cpu.path().join("thermal_throttle"))
+            .filter(|path| path.is_dir())
+            .map(|path| path.to_string_lossy().into_owned())
+            .collect();
+        paths.sort();
+        paths
+    })
 }
 
 /// Namespaces that stand without a path are the supervisor's own (net, ipc, uts), which are the

@@ -160,6 +160,7 @@ mod tests {
             readonly: false,
             propagation: Propagation::Private,
             recursive_read_only: false,
+            selinux_relabel: false,
         }
     }
 

@@ -138,7 +138,7 @@ async fn signals_are_default_and_unblocked() {
 /// and start in it: it never sees a host path, a launch plan or another container's secret.
 #[tokio::test]
 async fn who_joins_a_pid_namespace_is_harmless() {
-    const EXECS: usize = 200;
+    const EXECS: usize = 1000;
     const SECRET: &str = "secret-of-another-container-7f3a";
     let server = Server::start().await;
     let host = HostInvariant::of(&server);
@@ -168,13 +168,13 @@ async fn who_joins_a_pid_namespace_is_harmless() {
     for number in 0..EXECS {
         let into = if number % 2 == 0 { &scanner } else { &target };
         // Some stay long enough for a round of the scan to meet them.
-        let command: &[&str] = if number % 4 == 0 {
+        let command: &[&str] = if number % 20 == 5 {
             &["/bin/usleep", "50000"]
         } else {
             &["/bin/true"]
         };
         server.client.exec(into, command, 0).await.unwrap();
-        if number % 20 == 0 {
+        if number % 50 == 0 {
             let name = format!("second-{number}");
             // In the scanner's namespace a process shows its own environment, so this one has no secret;
             let second = Container::new(&name, &image).command(&["/bin/true"]).shared_pid();
@@ -239,7 +239,7 @@ async fn the_runtime_cannot_be_overwritten() {
     let attacker = pod
         .start(&attacker.capabilities(&["SYS_PTRACE"], &[]).shared_pid())
         .await;
-    for _ in 0..200 {
+    for _ in 0..1000 {
         server.client.exec(&attacker, &["/bin/true"], 0).await.unwrap();
     }
     server

@@ -97,10 +97,14 @@ async fn the_profile_is_in_force_for_init_and_exec() {
         }
     }
     // What capabilities and masks would allow, the profile denies.
-    let admin = named("admin")
-        .shell("mount -t tmpfs none /tmp 2>/dev/null && echo mounted; (echo x > /proc/sys/kernel/printk) 2>/dev/null && echo written; echo done")
+    let admin = |name: &str| {
+        named(name)
+        .shell("mount -t tmpfs none /tmp 2>/dev/null && echo mounted; (echo $(cat /proc/sys/kernel/printk) > /proc/sys/kernel/printk) 2>/dev/null && echo written; echo done")
         .capabilities(&["SYS_ADMIN"], &[])
-        .secure(|security| security.readonly_paths = vec!["/nonexistent".to_owned()]);
-    assert_eq!(pod.finish(&admin).await.1, "done\n");
+        .secure(|security| security.readonly_paths = vec!["/nonexistent".to_owned()])
+    };
+    let unconfined = asked(admin("allowed"), ProfileType::Unconfined, "");
+    assert_eq!(pod.finish(&unconfined).await.1, "mounted\nwritten\ndone\n");
+    assert_eq!(pod.finish(&admin("denied")).await.1, "done\n");
     server.close().await;
 }
