@@ -1,0 +1,35 @@
+#!/bin/sh
+# test.sh BUILT [sample|all]: what holds on this machine, again on one with systemd, unified cgroups and AppArmor.
+#
+# BUILT is the directory with the finished programs and, in deps/, the tests; the machine is made beside them. The sample
+# ends within twenty minutes under emulation; `all` takes hours.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+built=$(cd "${1:?usage: test.sh BUILT [sample|all]}" && pwd)
+choice=${2:-sample}
+case $choice in sample | all) ;; *) echo "test.sh: sample or all?" >&2; exit 2 ;; esac
+for program in crisp crisp-pod probe conformance conformance.test ginkgo conformance-parts/busybox; do
+    [ -e "$built/$program" ] || { echo "test.sh: $built/$program is missing: make conformance builds it" >&2; exit 1; }
+done
+
+share=$(mktemp -d)
+trap 'rm -rf "$share"' EXIT
+mkdir "$share/deps"
+cp -a "$built/crisp" "$built/crisp-pod" "$built/probe" "$built/conformance" "$built/conformance.test" "$built/ginkgo" \
+    "$built/conformance-parts" "$share/"
+# Under their plain names; the newest where cargo has left several.
+for test in "$here"/../tests/*; do
+    name=$(basename "$test" .rs)
+    program=$(ls -t "$built/deps/$name"-* 2>/dev/null | grep -v '\.' | head -n 1 || true)
+    # One that is missing there fails there.
+    [ -z "$program" ] || cp -a "$program" "$share/deps/$name"
+done
+cp "$here/$choice.sh" "$share/command"
+cp "$here/steps.sh" "$share/"
+chmod +x "$share/command"
+
+"$here/image.sh" "$built/vm"
+status=0
+LIMIT=${LIMIT:-$([ "$choice" = all ] && echo 21600 || echo 1500)} "$here/run.sh" "$built/vm" "$share" || status=$?
+exit $status
