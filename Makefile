@@ -9,7 +9,7 @@ POD        := $(TARGET_DIR)/$(TRIPLE)/pod
 # Side by side, servers share the CPUs: more tests at once than this only wait for each other.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? 2 : n > 8 ? 8 : n )))
 
-.PHONY: help demo run build release test conformance bench bench-cycle lint doc clean
+.PHONY: help demo run build release test conformance test-vm test-vm-all bench bench-cycle lint doc clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -42,6 +42,19 @@ conformance: ## Kubernetes' own cases against crisp, as root; RUNS=3 in a row, P
 	@test-e2e/setup.sh conformance
 	cargo build -p cri-server -p runtime -p test-e2e --bins
 	$(DEBUG)/conformance
+
+test-vm: vm-programs ## a sample of tests and cases on a Debian with systemd, cgroup v2 and AppArmor (emulated: 20 minutes)
+	test-e2e/vm/test.sh $(DEBUG) sample
+
+test-vm-all: vm-programs ## all of them there (emulated: hours)
+	test-e2e/vm/test.sh $(DEBUG) all
+
+.PHONY: vm-programs
+vm-programs:
+	@test-e2e/setup.sh vm
+	cargo build -p cri-server -p runtime -p test-e2e --bins
+	cargo test -p test-e2e --no-run
+	$(DEBUG)/conformance --build
 
 bench: release ## crisp beside containerd: every call, crowds, memory, logs, pulls (RACE= for its options)
 	@test-e2e/setup.sh bench

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what building and testing need on a Debian machine that has Rust: only what is missing,
-# and nothing at all where nothing is. Run by make; `setup.sh build|test|ci|conformance` says for what.
+# and nothing at all where nothing is. Run by make; `setup.sh build|test|ci|conformance|vm` says for what.
 set -eu
 
 packages() {
@@ -54,7 +54,7 @@ install() {
 
 command -v cargo >/dev/null || { echo "setup.sh: Rust is missing: install it with rustup" >&2; exit 1; }
 install "${1:-build}"
-if [ "${1:-}" = conformance ] && ! command -v go >/dev/null; then
+if { [ "${1:-}" = conformance ] || [ "${1:-}" = vm ]; } && ! command -v go >/dev/null; then
     echo "setup.sh: Go is missing: the cases are a Go module (https://go.dev/dl, 1.26 or later)" >&2
     exit 1
 fi

@@ -2,7 +2,7 @@
 //!
 //! Environment: `RUNS` (how often in a row, against the same daemon; 1), `PROCS` (how many cases at once; 1), `FOCUS`
 //! (a regular expression of names), `FLAGS` (more flags for the cases, as `-websocket-exec`), `CASES` (another build
-//! of the cases). The daemon's log and ginkgo's report of the last run stay beside this program.
+//! of the cases). With `--build` it stops when all that is needed has been built. The daemon's log and ginkgo's report of the last run stay beside this program.
 
 use std::env;
 use std::fmt::Write as _;
@@ -28,6 +28,9 @@ async fn main() -> ExitCode {
             .collect(),
     };
     let (parts, cases) = (Parts::make(), Cases::build());
+    if env::args().nth(1).as_deref() == Some("--build") {
+        return ExitCode::SUCCESS;
+    }
     let server = settings().start().await;
     images::publish(&server.registry, &parts);
 
