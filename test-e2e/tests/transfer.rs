@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use k8s_cri::v1::{ImageSpec, ImageStatusRequest};
 use serde_json::Value;
 use test_e2e::docker_registry::DockerRegistry;
+use test_e2e::faults::{Fault, On};
 use test_e2e::harness::Server;
 use test_e2e::images::{self, Image};
 use test_e2e::layers::Layer;
@@ -247,6 +249,51 @@ async fn the_command_line_logs_in_with_dockers_configuration() {
         format!("{}\n", image.id())
     );
     assert!(quiet.stderr.is_empty(), "{}", text(&quiet));
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_terminal_sees_a_bar_and_a_pipe_plain_lines() {
+    let server = Server::start().await;
+    let image = small("slow");
+    let trickle = Fault::Trickle {
+        piece: 100,
+        pause: Duration::from_millis(250),
+    };
+    for (terminal, tag) in [(true, "terminal"), (false, "pipe")] {
+        let reference = server.registry.publish("slow", tag, &image);
+        server.registry.fault(On::AnyBlob, trickle.clone(), 3);
+        let crisp = test_e2e::built::crisp();
+        let words = [
+            crisp.display().to_string(),
+            "--config".into(),
+            server.config_file().display().to_string(),
+            "image".into(),
+            "pull".into(),
+            reference,
+        ];
+        let mut command = Command::new("script");
+        if terminal {
+            command.args(["-qec", &words.join(" "), "/dev/null"]);
+        } else {
+            command = Command::new(&words[0]);
+            command.args(&words[1..]);
+        }
+        let output = server.output(command, Vec::new()).await;
+        assert!(output.status.success(), "{}", text(&output));
+        let said = text(&output);
+        assert!(said.contains(image.id()), "{said}");
+        assert_eq!(
+            said.contains("\r["),
+            terminal,
+            "a bar is drawn in place: {said:?}"
+        );
+        assert!(said.contains("of 2 layers") == terminal, "{said:?}");
+        if !terminal {
+            assert!(said.lines().any(|line| line == "layers"), "{said:?}");
+        }
+        server.client.remove_image(image.id()).await.unwrap();
+    }
     server.close().await;
 }
 

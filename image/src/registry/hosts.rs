@@ -1,5 +1,5 @@
 //! Where a registry's content is fetched from: the keys `registry.mirrors` and
-//! `registry.insecure`; a folder of the host's own (`hosts_file`) goes before both.
+//! `registry.insecure`, and the folders of `hosts_file`: a host's own before the keys, `_default` after.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -39,18 +39,28 @@ impl Endpoint {
 
 /// The places for `registry` (as in a reference), in the order they are to be asked.
 pub(super) fn endpoints(config: &RegistryConfig, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
-    if let Some(folder) = hosts_file::folder(&config.hosts_folders, registry) {
+    let places = &config.hosts_folders;
+    if let Some(folder) = hosts_file::of_host(places, registry) {
         return folder.endpoints(config, registry);
     }
+    if !config.mirrors.contains_key(registry)
+        && let Some(folder) = hosts_file::of_any(places)
+    {
+        return folder.endpoints(config, registry);
+    }
+    let mut endpoints = mirrors(config, registry)?;
+    endpoints.extend(upstream(config, registry)?);
+    Ok(endpoints)
+}
+
+/// Those of the key `registry.mirrors`.
+pub(super) fn mirrors(config: &RegistryConfig, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
     let mut endpoints = Vec::new();
     for mirror in config.mirrors.get(registry).into_iter().flatten() {
         let key = || PathBuf::from(format!("registry.mirrors.{registry:?}"));
-        endpoints.extend(
-            server(config, mirror, false)
-                .map_err(|problem| RegistryError::Config { file: key(), problem })?,
-        );
+        let found = server(config, mirror, false);
+        endpoints.extend(found.map_err(|problem| RegistryError::Config { file: key(), problem })?);
     }
-    endpoints.extend(upstream(config, registry)?);
     Ok(endpoints)
 }
 

@@ -5,15 +5,15 @@
 //!   <host>/*.crt *.cert *.key    Docker's format: authorities, client certificates with their keys
 //! ```
 //!
-//! The first of the three places that has the host counts; `_default` stands for all hosts that none
-//! has. (containerd, docs/hosts.md; Docker, "Verify repository client with certificates".)
+//! The first of the three places that has the host counts; `_default` stands for all hosts that have
+//! neither a folder nor mirrors in the configuration. (containerd, docs/hosts.md; Docker, "Verify repository client with certificates".)
 
 use std::path::{Path, PathBuf};
 
 use reqwest::header::{HeaderName, HeaderValue};
 use toml::{Table, Value};
 
-use super::hosts::{Endpoint, endpoint, host_of, is_loopback, upstream};
+use super::hosts::{Endpoint, endpoint, host_of, is_loopback, mirrors, upstream};
 use super::{RegistryConfig, RegistryError};
 
 const FILE: &str = "hosts.toml";
@@ -36,18 +36,25 @@ pub(super) enum Folder {
     Certificates(PathBuf),
 }
 
-/// The folder of the host, or `_default`, in the first of the places that has one.
-pub(super) fn folder(places: &[PathBuf], registry: &str) -> Option<Folder> {
+/// The folder of just this host, in the first of the places that has one.
+pub(super) fn of_host(places: &[PathBuf], registry: &str) -> Option<Folder> {
     // A colon is awkward in some file systems, hence the second spelling.
     let mut spelled = vec![registry.to_owned()];
     if let Some((host, port)) = registry.rsplit_once(':') {
         spelled.push(format!("{host}_{port}_"));
     }
-    let own = places
+    let mut folders = places
         .iter()
         .flat_map(|place| spelled.iter().map(move |name| place.join(name)));
-    let any = places.iter().map(|place| place.join(ANY_HOST));
-    own.chain(any).find_map(Folder::at)
+    folders.find_map(Folder::at)
+}
+
+/// The folder for all hosts that have none of their own.
+pub(super) fn of_any(places: &[PathBuf]) -> Option<Folder> {
+    places
+        .iter()
+        .map(|place| place.join(ANY_HOST))
+        .find_map(Folder::at)
 }
 
 impl Folder {
@@ -90,7 +97,9 @@ impl Folder {
                     }
                     only.tls.client = Some((certificate, key));
                 }
-                Ok(vec![only])
+                let mut endpoints = mirrors(config, registry)?;
+                endpoints.push(only);
+                Ok(endpoints)
             }
         }
     }
@@ -374,6 +383,21 @@ mod tests {
         assert_eq!(
             bases(&config, "b.io"),
             ["https://any.example/v2/", "https://b.io/v2/"]
+        );
+        let mut keyed = looking_in(&[one.path(), two.path()]);
+        let mirrors = vec!["https://key.example".to_owned()];
+        keyed.mirrors = [("a.io", &mirrors), ("b.io", &mirrors)]
+            .map(|(host, mirrors)| (host.to_owned(), mirrors.clone()))
+            .into();
+        assert_eq!(
+            bases(&keyed, "a.io"),
+            ["https://two.example/v2/", "https://a.io/v2/"],
+            "a folder of the host's own goes before the key"
+        );
+        assert_eq!(
+            bases(&keyed, "b.io"),
+            ["https://key.example/v2/", "https://b.io/v2/"],
+            "the key goes before what is for all hosts"
         );
         write(one.path(), "a.io/hosts.toml", &mirror("one.example"));
         assert_eq!(

@@ -51,8 +51,15 @@ enum NameError {
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     files: NameFiles,
-    /// What asks the servers, and the text of `resolv.conf` that it was made from.
-    asking: Arc<Mutex<Option<(Vec<u8>, TokioResolver)>>>,
+    asking: Arc<Mutex<Option<Asking>>>,
+}
+
+/// What asks the name servers.
+#[derive(Debug)]
+struct Asking {
+    /// The text of `resolv.conf` that it was made from.
+    text: Vec<u8>,
+    resolver: TokioResolver,
 }
 
 impl Names {
@@ -98,10 +105,8 @@ impl Names {
             .asking
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some((known, resolver)) = &*asking
-            && *known == text
-        {
-            return Some(resolver.clone());
+        if let Some(known) = asking.as_ref().filter(|known| known.text == text) {
+            return Some(known.resolver.clone());
         }
         let resolver = match resolver_of(&text, &self.files.servers) {
             Ok(resolver) => resolver,
@@ -110,7 +115,10 @@ impl Names {
                 return None;
             }
         };
-        *asking = Some((text, resolver.clone()));
+        *asking = Some(Asking {
+            text,
+            resolver: resolver.clone(),
+        });
         Some(resolver)
     }
 }
