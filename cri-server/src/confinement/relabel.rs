@@ -58,7 +58,7 @@ fn is_the_nodes(top: BorrowedFd<'_>) -> SystemResult<bool> {
         stat(*path).is_ok_and(|other| (other.st_dev, other.st_ino) == (found.st_dev, found.st_ino))
     };
     let kind = rustix::fs::fstatfs(top)?.f_type as u64;
-    Ok(KERNEL_FILE_SYSTEMS.contains(&kind) || NEVER.iter().any(|path| same(path)))
+    Ok(KERNEL_FILE_SYSTEMS.contains(&kind) || NEVER.iter().any(same))
 }
 
 /// Depth first, with a descriptor for each directory on the way.
