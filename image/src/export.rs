@@ -201,12 +201,13 @@ pub(crate) fn write_layer(
     lease: &Lease,
     output: &mut impl Write,
 ) -> Result<(), Error> {
-    let (recipe, tree) = (inner.layers.recipe(&lease.key), inner.layers.tree(&lease.key));
+    let recipe = inner.layers.recipe(&lease.key);
     let mut digesting = Digesting {
         hasher: Hasher::new(diff_id.algorithm()),
         output,
     };
-    let replayed = recipe::replay(&recipe, &tree, &mut digesting);
+    let root = inner.layers.root(&lease.key);
+    let replayed = root.and_then(|mut root| recipe::replay(&recipe, &mut root, &mut digesting));
     if let Err(error) = &replayed {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Err(Error::Interrupted {

@@ -43,6 +43,7 @@ pub mod config;
 pub mod database;
 pub mod digest;
 pub mod document;
+mod erofs;
 mod error;
 mod export;
 mod external;

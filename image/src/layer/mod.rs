@@ -24,6 +24,7 @@ pub(crate) use self::chain::LayerKey;
 use crate::error::Error;
 use crate::trash::Trash;
 use crate::unpack::inherit::LayerView;
+use crate::unpack::root::Root;
 use crate::unpack::whiteout::Style;
 use crate::unpack::{DiskUsage, EntryPath, Limits, Unsealed};
 
@@ -144,6 +145,11 @@ impl Layers {
     /// The tree of a layer.
     pub(crate) fn tree(&self, key: &LayerKey) -> PathBuf {
         self.folder.join(key.as_str()).join(TREE)
+    }
+
+    /// The files of a layer.
+    pub(crate) fn root(&self, key: &LayerKey) -> std::io::Result<Root> {
+        Ok(Root::open(&self.tree(key))?)
     }
 
     /// The recipe of a layer's tar.

@@ -11,29 +11,25 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::metadata::{self, Attributes};
+use super::meter::Meter;
 use super::path::EntryPath;
 use super::recipe::RecipeWriter;
 use super::root::{Root, stat_at};
 use super::tar::{Entry, Kind, Segment, TarReader};
 use super::whiteout::{Marker, Whiteouts, is_whiteout_device};
-use super::{DiskUsage, Limits, UnpackError, Unsealed};
+use super::{DiskUsage, Limits, UnpackError, Unsealed, refused};
 use crate::usage::measure_at;
 
-/// The disk's free space is looked at after this many bytes.
-const HEADROOM_INTERVAL: u64 = 64 << 20;
 const BLOCK: u64 = 4096;
 
 pub(super) struct Unpacker {
     root: Root,
-    limits: Limits,
     times: Vec<(EntryPath, (i64, u32))>,
     implicit: BTreeSet<EntryPath>,
     links: Vec<(EntryPath, EntryPath)>,
     whiteouts: Whiteouts,
     usage: DiskUsage,
-    entries: u64,
-    written: u64,
-    next_headroom_check: u64,
+    meter: Meter,
 }
 
 type Tar<R> = TarReader<R, RecipeWriter>;
@@ -42,7 +38,6 @@ impl Unpacker {
     pub(super) fn new(root: Root, limits: Limits) -> Self {
         Self {
             root,
-            limits,
             times: Vec::new(),
             // Until an entry describes it.
             implicit: BTreeSet::from([EntryPath::root()]),
@@ -52,9 +47,7 @@ impl Unpacker {
                 bytes: BLOCK,
                 inodes: 1,
             },
-            entries: 0,
-            written: 0,
-            next_headroom_check: 0,
+            meter: Meter::new(limits),
         }
     }
 
@@ -65,7 +58,7 @@ impl Unpacker {
     ) -> Result<Unsealed, UnpackError> {
         let mut tar = TarReader::new(archive, recipe);
         while let Some(entry) = tar.next_entry()? {
-            self.count_entry()?;
+            self.meter.entry()?;
             self.entry(entry, &mut tar)?;
         }
         tar.drain()?;
@@ -217,12 +210,7 @@ impl Unpacker {
         tar: &mut Tar<impl BufRead>,
     ) -> Result<(), UnpackError> {
         let step = |step| refused(path, step);
-        if size > self.limits.bytes {
-            return Err(UnpackError::Limit {
-                what: "bytes in a file",
-                limit: self.limits.bytes,
-            });
-        }
+        self.meter.file(size)?;
         for segment in segments {
             let (mut offset, end) = (segment.offset, segment.offset + segment.length);
             self.usage.bytes += segment.length.next_multiple_of(BLOCK);
@@ -234,7 +222,7 @@ impl Unpacker {
                 let count = rustix::io::pwrite(file, &piece[..take], offset).map_err(step("write"))?;
                 tar.consume(count);
                 offset += count as u64;
-                self.count_bytes(file, count as u64)?;
+                self.meter.bytes(file, count as u64)?;
             }
         }
         if segments
@@ -346,57 +334,17 @@ impl Unpacker {
         self.root.remove(parent.as_fd(), name, kind)
     }
 
-    fn count_entry(&mut self) -> Result<(), UnpackError> {
-        self.entries += 1;
-        if self.entries > self.limits.entries {
-            return Err(UnpackError::Limit {
-                what: "entries",
-                limit: self.limits.entries,
-            });
-        }
-        Ok(())
-    }
-
     fn count_directory(&mut self) {
         self.usage.inodes += 1;
         self.usage.bytes += BLOCK;
     }
-
-    fn count_bytes(&mut self, file: &OwnedFd, count: u64) -> Result<(), UnpackError> {
-        self.written += count;
-        if self.written > self.limits.bytes {
-            return Err(UnpackError::Limit {
-                what: "bytes",
-                limit: self.limits.bytes,
-            });
-        }
-        if self.written < self.next_headroom_check {
-            return Ok(());
-        }
-        self.next_headroom_check = self.written + HEADROOM_INTERVAL;
-        let disk = fs::fstatvfs(file).map_err(refused(&EntryPath::root(), "look at the disk"))?;
-        if disk.f_bavail.saturating_mul(disk.f_frsize) < self.limits.headroom {
-            return Err(UnpackError::NoSpace {
-                headroom: self.limits.headroom,
-            });
-        }
-        Ok(())
-    }
 }
 
-fn named(raw: &[u8]) -> Result<EntryPath, UnpackError> {
+pub(super) fn named(raw: &[u8]) -> Result<EntryPath, UnpackError> {
     EntryPath::parse(raw).map_err(|problem| UnpackError::Name {
         name: raw[..raw.len().min(256)].escape_ascii().to_string(),
         problem,
     })
-}
-
-fn refused<'a>(path: &'a EntryPath, step: &'static str) -> impl Fn(Errno) -> UnpackError + Copy + 'a {
-    move |errno| UnpackError::Step {
-        path: path.clone(),
-        step,
-        errno,
-    }
 }
 
 fn create(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {

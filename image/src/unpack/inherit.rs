@@ -32,6 +32,15 @@ impl LayerView {
         })
     }
 
+    /// A layer whose whiteouts are all in its tree.
+    #[must_use]
+    pub fn of(root: Root) -> Self {
+        Self {
+            root,
+            side: Whiteouts::default(),
+        }
+    }
+
     /// The tree.
     pub fn root(&mut self) -> &mut Root {
         &mut self.root

@@ -90,6 +90,18 @@ fn is_kept(name: &[u8]) -> bool {
     }
 }
 
+/// The attributes that an image may bring, of those it has; the last of a name counts.
+pub(super) fn kept(xattrs: &[Xattr]) -> Vec<Xattr> {
+    let mut kept: Vec<Xattr> = Vec::new();
+    for (name, value) in xattrs.iter().filter(|(name, _)| is_kept(name)) {
+        match kept.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => known.clone_from(value),
+            None => kept.push((name.clone(), value.clone())),
+        }
+    }
+    kept
+}
+
 fn set_xattr(fd: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> Result<(), Errno> {
     if !is_kept(name) {
         return Ok(());

@@ -21,8 +21,11 @@
 mod apply;
 pub mod decompress;
 mod header;
+mod image;
+mod image_seal;
 pub mod inherit;
 mod metadata;
+mod meter;
 pub mod path;
 mod pax;
 pub mod recipe;
@@ -30,6 +33,7 @@ pub mod root;
 mod seal;
 mod sparse;
 pub mod tar;
+mod tree;
 pub mod whiteout;
 
 use std::collections::BTreeSet;
@@ -38,6 +42,8 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+pub use self::image::unpack_image;
+pub use self::image_seal::UnsealedImage;
 pub(crate) use self::metadata::{copy_metadata, copy_node, read_xattrs, times_of};
 pub use self::path::{EntryPath, PathProblem};
 use self::recipe::RecipeWriter;
@@ -55,6 +61,8 @@ pub struct Limits {
     pub ratio: u64,
     /// Bytes of the disk that must stay free.
     pub headroom: u64,
+    /// Bytes of memory for the names of a layer that becomes one image.
+    pub names: u64,
 }
 
 impl Default for Limits {
@@ -64,6 +72,7 @@ impl Default for Limits {
             bytes: 128 << 30,
             ratio: 2000,
             headroom: 64 << 20,
+            names: 256 << 20,
         }
     }
 }
@@ -186,4 +195,12 @@ pub fn unpack(
         errno,
     })?;
     apply::Unpacker::new(root, *limits).run(archive, recipe)
+}
+
+fn refused<'a>(path: &'a EntryPath, step: &'static str) -> impl Fn(Errno) -> UnpackError + Copy + 'a {
+    move |errno| UnpackError::Step {
+        path: path.clone(),
+        step,
+        errno,
+    }
 }

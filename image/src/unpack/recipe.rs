@@ -152,19 +152,18 @@ pub fn size(recipe: &Path) -> io::Result<u64> {
     Ok(size)
 }
 
-/// Writes the tar of the layer in `tree` to `output`.
+/// Writes the tar of the layer with this tree to `output`.
 ///
 /// # Errors
 /// A missing or damaged recipe or file. That the bytes are the right ones, only their digest
 /// tells.
-pub fn replay(recipe: &Path, tree: &Path, output: &mut impl Write) -> io::Result<()> {
+pub fn replay(recipe: &Path, root: &mut Root, output: &mut impl Write) -> io::Result<()> {
     let mut reader = RecipeReader::open(recipe)?;
-    let mut root = Root::open(tree)?;
     while let Some(step) = reader.step()? {
         match step {
             Step::Structure(length) => copy_exactly(&mut reader.input, length, output)?,
             Step::Content { path, segments } => {
-                let mut file = &open_file(&mut root, &path)?;
+                let mut file = &open_file(root, &path)?;
                 for segment in segments {
                     file.seek(io::SeekFrom::Start(segment.offset))?;
                     copy_exactly(&mut file, segment.length, output)?;

@@ -36,6 +36,11 @@ impl Root {
         Ok(Self { fd, last: None })
     }
 
+    /// The tree whose root this is, opened for reading: a directory, or the root of a mount.
+    pub fn of(fd: OwnedFd) -> Self {
+        Self { fd, last: None }
+    }
+
     /// Opens the directory at `path`, following symlinks inside the tree.
     ///
     /// # Errors

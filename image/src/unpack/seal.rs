@@ -1,6 +1,5 @@
 //! The last steps of a layer, in the order of its chain: what depends on the layers below.
 
-use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +10,8 @@ use rustix::io::Errno;
 use super::inherit::{self, LayerView};
 use super::metadata::{self, Attributes};
 use super::root::stat_at;
-use super::whiteout::{OPAQUE_XATTR, Style, Whiteouts};
-use super::{DiskUsage, EntryPath, UnpackError, Unsealed, copy_node};
+use super::whiteout::{OPAQUE_XATTR, Style};
+use super::{DiskUsage, EntryPath, UnpackError, Unsealed, copy_node, refused};
 
 impl Unsealed {
     /// Whether the layers below matter for what is left to do.
@@ -49,39 +48,18 @@ impl Unsealed {
         Ok(self.usage)
     }
 
-    /// A name that is both deleted and there: a directory shows nothing of below, a file hides
-    /// what is below anyway. A whiteout of nothing is left out: in a directory that only this
-    /// layer has, overlayfs would list it.
     fn place_whiteouts(
         &mut self,
         style: Style,
         side_file: &Path,
         below: &mut [LayerView],
     ) -> Result<(), UnpackError> {
-        let Whiteouts { gone, mut opaque } = std::mem::take(&mut self.whiteouts);
-        let mut left = BTreeSet::new();
-        for path in gone {
-            let step = |step| refused(&path, step);
-            match self.root.stat(&path).map_err(step("look up"))? {
-                Some(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
-                    opaque.insert(path);
-                }
-                Some(_) => {}
-                None if inherit::find(below, &path).map_err(step("look below"))?.is_some() => {
-                    left.insert(path);
-                }
-                None => {}
-            }
-        }
-        // What lies under something deleted or opaque is hidden with it.
-        let hidden = |path: &EntryPath| {
-            opaque.contains(&EntryPath::root())
-                || path
-                    .ancestors()
-                    .any(|above| left.contains(&above) || opaque.contains(&above))
+        let root = &mut self.root;
+        let kind = |path: &EntryPath| {
+            let found = root.stat(path)?;
+            Ok(found.map(|found| FileType::from_raw_mode(found.st_mode)))
         };
-        let gone = left.iter().filter(|path| !hidden(path)).cloned().collect();
-        let whiteouts = Whiteouts { gone, opaque };
+        let whiteouts = std::mem::take(&mut self.whiteouts).effective(kind, below)?;
         // Only directories of this layer can be opaque.
         for path in &whiteouts.opaque {
             self.make_parents(path)?;
@@ -230,13 +208,5 @@ impl Unsealed {
             }
         }
         Ok(())
-    }
-}
-
-fn refused<'a>(path: &'a EntryPath, step: &'static str) -> impl Fn(Errno) -> UnpackError + Copy + 'a {
-    move |errno| UnpackError::Step {
-        path: path.clone(),
-        step,
-        errno,
     }
 }

@@ -16,8 +16,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
 
+use super::inherit::{self, LayerView};
 use super::path::{EntryPath, PathProblem};
+use super::{UnpackError, refused};
 
 const PREFIX: &[u8] = b".wh.";
 const META_PREFIX: &[u8] = b".wh..wh.";
@@ -91,6 +94,40 @@ impl Whiteouts {
             Marker::Opaque(path) => drop(self.opaque.insert(path)),
             Marker::Ignored => {}
         }
+    }
+
+    /// Those that have an effect, given what the layer itself has at a path, and the layers `below` (top first).
+    ///
+    /// A name that is both deleted and there: a directory shows nothing of below, a file hides what is below anyway. A
+    /// whiteout of nothing is left out: in a directory that only this layer has, overlayfs would list it.
+    pub(super) fn effective(
+        self,
+        mut own: impl FnMut(&EntryPath) -> Result<Option<FileType>, Errno>,
+        below: &mut [LayerView],
+    ) -> Result<Self, UnpackError> {
+        let Self { gone, mut opaque } = self;
+        let mut left = BTreeSet::new();
+        for path in gone {
+            match own(&path).map_err(refused(&path, "look up"))? {
+                Some(FileType::Directory) => drop(opaque.insert(path)),
+                Some(_) => {}
+                None => {
+                    let found = inherit::find(below, &path).map_err(refused(&path, "look below"))?;
+                    if found.is_some() {
+                        left.insert(path);
+                    }
+                }
+            }
+        }
+        // What lies under something deleted or opaque is hidden with it.
+        let hidden = |path: &EntryPath| {
+            opaque.contains(&EntryPath::root())
+                || path
+                    .ancestors()
+                    .any(|above| left.contains(&above) || opaque.contains(&above))
+        };
+        let gone = left.iter().filter(|path| !hidden(path)).cloned().collect();
+        Ok(Self { gone, opaque })
     }
 
     /// Whether the layer deletes nothing.

@@ -36,7 +36,56 @@ pub(crate) async fn open(root: &Path) -> Store {
     Store::open(config(root)).await.unwrap()
 }
 
-/// Every file below `root` with kind, mode, owner, size and content hash: equal when equal.
+fn xattrs(path: &Path) -> String {
+    let mut names = vec![0; 64 << 10];
+    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap();
+    let mut found: Vec<String> = names[..length]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(|name| {
+            let mut value = vec![0; 64 << 10];
+            let name = std::str::from_utf8(name).unwrap();
+            let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
+            format!("{name}={}", value[..length].escape_ascii())
+        })
+        .collect();
+    found.sort();
+    found.join(" ")
+}
+
+/// An EROFS image, mounted nowhere; its files are below the path.
+pub(crate) struct MountedImage {
+    /// The root of the mount.
+    pub(crate) fd: std::os::fd::OwnedFd,
+}
+
+impl MountedImage {
+    pub(crate) fn new(image: &Path) -> Self {
+        use rustix::mount::{
+            FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+        };
+        use std::os::fd::AsFd;
+        let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+        fsconfig_set_string(context.as_fd(), "source", image).unwrap();
+        fsconfig_create(context.as_fd()).unwrap();
+        let flags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let fd = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags).unwrap();
+        Self { fd }
+    }
+
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        use std::os::fd::AsRawFd;
+        format!("/proc/self/fd/{}/.", self.fd.as_raw_fd()).into()
+    }
+
+    pub(crate) fn root(&self) -> image::unpack::root::Root {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        image::unpack::root::Root::of(rustix::fs::openat(&self.fd, ".", flags, Mode::empty()).unwrap())
+    }
+}
+
+/// Every file below `root` with kind, mode, owner, times, attributes, size and content hash: equal when equal.
 pub(crate) fn tree(root: &Path) -> std::collections::BTreeMap<String, String> {
     use std::os::unix::fs::MetadataExt;
     let mut found = std::collections::BTreeMap::new();
@@ -58,13 +107,19 @@ pub(crate) fn tree(root: &Path) -> std::collections::BTreeMap<String, String> {
         } else {
             format!("device {:x}", metadata.rdev())
         };
+        let xattrs = if kind.is_symlink() {
+            String::new()
+        } else {
+            xattrs(&path)
+        };
         let links = if kind.is_dir() { 0 } else { metadata.nlink() };
         let line = format!(
-            "{:o} {}:{} mtime {} links {links} {content}",
+            "{:o} {}:{} mtime {}.{} links {links} {content} {xattrs}",
             metadata.mode(),
             metadata.uid(),
             metadata.gid(),
-            metadata.mtime()
+            metadata.mtime(),
+            metadata.mtime_nsec()
         );
         found.insert(
             path.strip_prefix(root).unwrap().to_string_lossy().into_owned(),
