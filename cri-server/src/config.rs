@@ -184,6 +184,8 @@ pub struct Image {
     pub max_parallel_layers: usize,
     /// Keep layers as they were fetched, beside the unpacked ones.
     pub keep_compressed: bool,
+    /// How layers are kept.
+    pub layer_format: image::LayerFormatChoice,
     /// A pull that receives nothing for so long has failed.
     pub progress_timeout: Duration,
     /// Names that kubelet's garbage collection must leave alone.

@@ -9,12 +9,11 @@ use tokio::task::JoinSet;
 
 use crate::error::Error;
 use crate::layer::stream::{self, Compressed, Expected, NETWORK_PIECES, Target};
-use crate::layer::{ChainId, Claim, LayerKey, Layers, Lease, Making, Unfinished};
+use crate::layer::{ChainId, Claim, Layers, Lease, Making, Unfinished, Unpacked};
 use crate::manifest::Descriptor;
 use crate::progress::{LayerStage, Watch};
 use crate::registry::{RegistryError, Session};
 use crate::store::{Inner, blocking};
-use crate::unpack::Unsealed;
 
 /// Where a layer comes from.
 #[derive(Clone)]
@@ -37,8 +36,8 @@ struct Job {
     inner: Arc<Inner>,
     part: Part,
     index: usize,
-    /// Keys of the layers below, top first.
-    below: Vec<LayerKey>,
+    /// The layers below, top first.
+    below: Vec<ChainId>,
     watch: Arc<Watch>,
     permits: Arc<Semaphore>,
     /// Says that all layers below are present.
@@ -53,7 +52,7 @@ pub(crate) async fn assemble(
     watch: &Arc<Watch>,
 ) -> Result<Vec<Lease>, Error> {
     let permits = Arc::new(Semaphore::new(inner.config.parallel_layers.max(1)));
-    let keys: Vec<LayerKey> = parts.iter().map(|part| part.chain.key()).collect();
+    let chain: Vec<ChainId> = parts.iter().map(|part| part.chain.clone()).collect();
     let mut leases: Vec<Option<Lease>> = parts.iter().map(|_| None).collect();
     // Dropping the set (a failure, or the end of the runtime) ends what is left of it.
     let mut jobs = JoinSet::new();
@@ -64,7 +63,7 @@ pub(crate) async fn assemble(
             inner: inner.clone(),
             part,
             index,
-            below: keys[..index].iter().rev().cloned().collect(),
+            below: chain[..index].iter().rev().cloned().collect(),
             watch: watch.clone(),
             permits: permits.clone(),
             ready: ready.replace(next),
@@ -104,11 +103,11 @@ impl Job {
             Claim::Mine(making) => {
                 let permit = self.permits.clone().acquire_owned().await;
                 self.watch.layer(self.index, LayerStage::Fetching);
-                let (unfinished, unsealed) = self.fetch().await?;
+                let (unfinished, unpacked) = self.fetch().await?;
                 drop(permit);
                 self.watch.layer(self.index, LayerStage::Unpacked);
                 self.layers_below().await?;
-                self.commit(making, unfinished, unsealed).await?
+                self.commit(making, unfinished, unpacked).await?
             }
         };
         self.watch.received(self.index, self.part.expected.size);
@@ -131,16 +130,16 @@ impl Job {
         &self,
         making: Making,
         unfinished: Unfinished,
-        unsealed: Unsealed,
+        unpacked: Unpacked,
     ) -> Result<Lease, Error> {
         let below = self.below.clone();
         blocking("commit a layer", move || {
-            making.commit(unfinished, unsealed, &below)
+            making.commit(unfinished, unpacked, &below)
         })
         .await
     }
 
-    async fn fetch(&self) -> Result<(Unfinished, Unsealed), Error> {
+    async fn fetch(&self) -> Result<(Unfinished, Unpacked), Error> {
         let size = self.part.expected.size;
         let kept = self
             .part
@@ -184,7 +183,7 @@ impl Job {
         }
     }
 
-    async fn unpack(&self, source: Compressed, keep: bool) -> Result<(Unfinished, Unsealed), Error> {
+    async fn unpack(&self, source: Compressed, keep: bool) -> Result<(Unfinished, Unpacked), Error> {
         let (inner, expected) = (self.inner.clone(), self.part.expected.clone());
         blocking("unpack a layer", move || {
             unpack(&inner, &inner.layers, source, &expected, keep)
@@ -199,9 +198,9 @@ fn unpack(
     source: Compressed,
     expected: &Expected,
     keep: bool,
-) -> Result<(Unfinished, Unsealed), Error> {
+) -> Result<(Unfinished, Unpacked), Error> {
     let unfinished = layers.unfinished()?;
-    let (tree, recipe) = (unfinished.tree(), unfinished.recipe());
+    let (files, recipe) = (unfinished.files(), unfinished.recipe());
     let (blob, file) = match (keep, &expected.compressed) {
         (true, Some(digest)) => {
             let (writer, file) = inner.blobs.writer()?;
@@ -210,13 +209,14 @@ fn unpack(
         _ => (None, None),
     };
     let target = Target {
-        tree: &tree,
+        format: unfinished.format,
+        files: &files,
         recipe: &recipe,
         keep: file,
     };
-    let unsealed = stream::unpack(source, expected, target, &layers.limits)?;
+    let unpacked = stream::unpack(source, expected, target, &layers.limits)?;
     if let Some((writer, digest)) = blob {
         inner.blobs.commit(writer, digest)?;
     }
-    Ok((unfinished, unsealed))
+    Ok((unfinished, unpacked))
 }

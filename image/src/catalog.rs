@@ -8,7 +8,7 @@ use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::{Image, ImageId};
-use crate::layer::{ChainId, LayerInfo, LayerKey, Layers};
+use crate::layer::{ChainId, LayerFormat, LayerInfo, LayerKey, Layers};
 use crate::manifest::Document;
 use crate::records::{ImageRecord, NameRecord, Records};
 use crate::reference::Reference;
@@ -185,10 +185,10 @@ impl Catalog {
         names
     }
 
+    /// Of the layers of all images, in whichever format they are there.
     pub(crate) fn used_layers(&self) -> impl Iterator<Item = LayerKey> {
-        self.images
-            .values()
-            .flat_map(|stored| stored.chain.iter().map(ChainId::key))
+        let chains = self.images.values().flat_map(|stored| stored.chain.iter());
+        chains.flat_map(|chain| LayerFormat::ALL.map(|format| chain.key(format)))
     }
 
     /// The compressed layers of all images.
@@ -211,7 +211,7 @@ fn whole(id: &Digest, record: ImageRecord, layers: &Layers) -> Option<Stored> {
     let config = ImageConfig::parse(&record.config).ok()?;
     let infos: Option<Vec<LayerInfo>> = ChainId::of(&config.diff_ids)
         .iter()
-        .map(|chain| layers.info(&chain.key()))
+        .map(|chain| Some(layers.find(chain)?.1))
         .collect();
     Some(Stored::new(id.clone(), record, config, infos?.iter()))
 }

@@ -82,10 +82,9 @@ impl Inner {
             }
             let missing = || Error::NoSuchImage { name: name.clone() };
             let lease = |(diff_id, chain): (&Digest, &ChainId)| {
-                Ok((
-                    diff_id.clone(),
-                    self.layers.lease(&chain.key()).ok_or_else(missing)?,
-                ))
+                let found = self.layers.find(chain);
+                let lease = found.and_then(|(key, _)| self.layers.lease(&key));
+                Ok((diff_id.clone(), lease.ok_or_else(missing)?))
             };
             let layers = stored
                 .config()
@@ -206,8 +205,8 @@ pub(crate) fn write_layer(
         hasher: Hasher::new(diff_id.algorithm()),
         output,
     };
-    let root = inner.layers.root(&lease.key);
-    let replayed = root.and_then(|mut root| recipe::replay(&recipe, &mut root, &mut digesting));
+    let mut root = inner.layers.root(&lease.key)?;
+    let replayed = recipe::replay(&recipe, &mut root, &mut digesting);
     if let Err(error) = &replayed {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Err(Error::Interrupted {

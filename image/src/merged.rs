@@ -23,7 +23,6 @@ use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::image::ImageId;
-use crate::layer::ChainId;
 use crate::store::{Store, blocking};
 use crate::unpack::EntryPath;
 use crate::unpack::inherit::{self, LayerView};
@@ -49,7 +48,11 @@ impl Store {
             let chain = chain.ok_or_else(|| Error::NoSuchImage {
                 name: image.to_string(),
             })?;
-            let mut layers = inner.layers.views(chain.iter().rev().map(ChainId::key))?;
+            let found = chain
+                .iter()
+                .rev()
+                .filter_map(|chain| Some(inner.layers.find(chain)?.0));
+            let mut layers = inner.layers.views(found)?;
             read_file(&mut layers, &path, limit).map_err(Error::io("read in the image", &path))
         })
         .await

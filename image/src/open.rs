@@ -10,9 +10,9 @@ use crate::blob::Blobs;
 use crate::catalog::{Catalog, Lost};
 use crate::database::Database;
 use crate::error::Error;
-use crate::layer::{LayerKey, Layers};
+use crate::layer::{self, LayerFormat, LayerFormatChoice, LayerKey, Layers, Mounts};
 use crate::records::{self, Records, SCHEMA};
-use crate::snapshot::Snapshots;
+use crate::snapshot::{SnapshotMode, Snapshots};
 use crate::store::{Inner, OpenReport, StoreConfig};
 use crate::trash::Trash;
 
@@ -59,10 +59,16 @@ impl Inner {
         let found = read_all(&database_folder.join("images.db"))?;
         let (style, snapshots) =
             Snapshots::open(&folder("rw"), &layer_folder, config.snapshots, trash.clone())?;
+        let images = found
+            .layers
+            .values()
+            .any(|info| info.format == LayerFormat::Erofs);
+        let (format, mounts) = layer_format(&config, snapshots.mode(), images)?;
         let layers = Layers::open(
             &layer_folder,
             found.layers.clone(),
-            style,
+            (format, style),
+            mounts,
             config.limits,
             trash.clone(),
         )?;
@@ -96,6 +102,34 @@ impl Inner {
             .filter(|key| inner.layers.info(key).is_none())
             .collect();
         Ok((inner, Stale { lost, layers }))
+    }
+}
+
+/// In which format layers are made, and where those in images (there may be some of a former life) are mounted.
+fn layer_format(
+    config: &StoreConfig,
+    mode: SnapshotMode,
+    images: bool,
+) -> Result<(LayerFormat, Option<Mounts>), Error> {
+    let format = match mode {
+        // A copy is made of files; those of a directory share their blocks where the disk can.
+        SnapshotMode::Copy => LayerFormat::Directory,
+        _ => layer::choose(
+            config.layer_format,
+            &config.root.join("l"),
+            &config.root.join("rw"),
+        )?,
+    };
+    if format == LayerFormat::Directory && !images {
+        return Ok((format, None));
+    }
+    match Mounts::open(&config.layer_mounts) {
+        Ok(mounts) => Ok((format, Some(mounts))),
+        Err(error) if config.layer_format == LayerFormatChoice::Fixed(LayerFormat::Erofs) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "layers cannot be mounted once for all; new ones are kept as directories");
+            Ok((LayerFormat::Directory, None))
+        }
     }
 }
 

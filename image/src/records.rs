@@ -16,7 +16,7 @@ use rusqlite::{Connection, Transaction, params};
 
 use crate::database::{Durability, Schema};
 use crate::digest::Digest;
-use crate::layer::{ChainId, LayerInfo, LayerKey};
+use crate::layer::{ChainId, LayerFormat, LayerInfo, LayerKey};
 use crate::reference::Reference;
 use crate::unpack::DiskUsage;
 
@@ -119,7 +119,10 @@ fn layer_of(key: &str, record: &[u8]) -> Option<(LayerKey, LayerInfo)> {
     let record: LayerRecord = minicbor::decode(record).ok()?;
     let chain = ChainId::from_digest(record.chain.parse().ok()?);
     // A directory of another format or unpacker has another name, and is not used.
-    let key = LayerKey::parse(key).filter(|key| *key == chain.key())?;
+    let key = LayerKey::parse(key)?;
+    let format = LayerFormat::ALL
+        .into_iter()
+        .find(|format| chain.key(*format) == key)?;
     let usage = DiskUsage {
         bytes: record.bytes,
         inodes: record.inodes,
@@ -133,6 +136,7 @@ fn layer_of(key: &str, record: &[u8]) -> Option<(LayerKey, LayerInfo)> {
         key,
         LayerInfo {
             chain,
+            format,
             usage,
             opaque_root,
             side_file,

@@ -29,9 +29,10 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::Error;
 use crate::image::ImageId;
-use crate::layer::{ChainId, LayerInfo, LayerKey};
+use crate::layer::{LayerFormat, LayerInfo, LayerKey};
 use crate::store::{Inner, Store, blocking, detached};
 use crate::trash::Trash;
+use crate::unpack::inherit::LayerView;
 use crate::unpack::whiteout::Style;
 use crate::unpack::{DiskUsage, copy_metadata, times_of};
 
@@ -77,7 +78,7 @@ pub enum SnapshotRoot {
     /// An overlay.
     Overlay {
         /// The read-only layers, top first; never empty.
-        lower: Vec<PathBuf>,
+        lower: Vec<Lower>,
         /// Where writes go.
         upper: PathBuf,
         /// overlayfs's scratch directory, on the same file system.
@@ -85,6 +86,20 @@ pub enum SnapshotRoot {
     },
     /// A directory to bind.
     Directory(PathBuf),
+}
+
+/// A read-only layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lower {
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// A mount in a mount namespace that only holds such mounts.
+    Mounted {
+        /// Where that namespace is pinned.
+        namespace: PathBuf,
+        /// The mount point's name in its root.
+        name: String,
+    },
 }
 
 /// The writable layers of a store.
@@ -173,6 +188,9 @@ impl Store {
         self.settle().await;
         let inner = self.inner.clone();
         blocking("close the image store", move || {
+            if inner.snapshots.known().is_empty() {
+                inner.layers.unmount_all();
+            }
             probe::unmount_empty_tmpfs(&inner.snapshots.folder)
         })
         .await
@@ -201,7 +219,9 @@ impl Inner {
                 .get(image.digest())
                 .map(|stored| stored.chain.clone())
         });
-        let layers: Vec<LayerKey> = chain.ok_or_else(missing)?.iter().map(ChainId::key).collect();
+        let key_of = |chain| Some(self.layers.find(chain)?.0);
+        let layers: Option<Vec<LayerKey>> = chain.ok_or_else(missing)?.iter().map(key_of).collect();
+        let layers = layers.ok_or_else(missing)?;
         // Until the snapshot itself counts as their user.
         let _leases: Vec<_> = layers
             .iter()
@@ -223,7 +243,12 @@ impl Inner {
     fn fill(&self, key: &str, record: &Record, infos: &[LayerInfo]) -> Result<Snapshot, Error> {
         let root = self.root_of(key, record, infos)?;
         match &root {
-            SnapshotRoot::Overlay { lower, upper, .. } => take_root_attributes(&lower[0], upper)?,
+            SnapshotRoot::Overlay { upper, .. } => {
+                let top = record.layers.iter().rev().cloned().take(1);
+                for mut top in self.layers.views(top)? {
+                    take_root_attributes(&mut top, upper)?;
+                }
+            }
             SnapshotRoot::Directory(target) => {
                 let views = self.layers.views(record.layers.iter().cloned())?;
                 flatten::flatten(views, target)?;
@@ -244,16 +269,23 @@ impl Inner {
         let folder = self.snapshots.folder.join(key);
         let upper = folder.join(UPPER);
         // overlayfs needs a lower directory, and cannot read whiteouts from a file.
-        let stackable = !record.layers.is_empty() && infos.iter().all(|info| !info.side_file);
+        let complete = infos.len() == record.layers.len();
+        let stackable = complete && !infos.is_empty() && infos.iter().all(|info| !info.side_file);
         if self.snapshots.mode == SnapshotMode::Copy || !stackable {
             return Ok(SnapshotRoot::Directory(upper));
         }
         let from = infos.iter().rposition(|info| info.opaque_root).unwrap_or(0);
-        let lower = record.layers[from..]
-            .iter()
-            .rev()
-            .map(|key| self.layers.tree(key))
-            .collect();
+        let lower = record.layers[from..].iter().zip(&infos[from..]).rev();
+        let lower = lower.map(|(key, info)| {
+            Ok(match info.format {
+                LayerFormat::Directory => Lower::Directory(self.layers.tree(key)),
+                LayerFormat::Erofs => Lower::Mounted {
+                    namespace: self.layers.mount(key)?,
+                    name: key.to_string(),
+                },
+            })
+        });
+        let lower = lower.collect::<Result<_, Error>>()?;
         Ok(SnapshotRoot::Overlay {
             lower,
             upper,
@@ -304,6 +336,10 @@ impl Snapshots {
             .values()
             .flat_map(|record| record.layers.iter().cloned())
             .collect()
+    }
+
+    pub(crate) fn mode(&self) -> SnapshotMode {
+        self.mode
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -389,14 +425,12 @@ fn create_dir(path: &Path, mode: u32) -> Result<(), Error> {
 }
 
 /// The root of an overlay shows the attributes of its upper directory.
-fn take_root_attributes(from: &Path, to: &Path) -> Result<(), Error> {
-    let open = |path: &Path| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| Error::io("open", path)(errno.into()))
-    };
-    let (from, upper) = (open(from)?, open(to)?);
-    let copied = copy_metadata(from.as_fd(), upper.as_fd());
-    copied
-        .and_then(|stat| rustix::fs::futimens(&upper, &times_of(&stat)))
-        .map_err(|errno| Error::io("set attributes of", to)(errno.into()))
+fn take_root_attributes(from: &mut LayerView, to: &Path) -> Result<(), Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let copied = (|| {
+        let upper = rustix::fs::open(to, flags, Mode::empty())?;
+        let stat = copy_metadata(from.root().as_fd(), upper.as_fd())?;
+        rustix::fs::futimens(&upper, &times_of(&stat))
+    })();
+    copied.map_err(|errno| Error::io("set attributes of", to)(errno.into()))
 }

@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::database::{Database, Opened};
 use crate::error::Error;
 use crate::image::Image;
-use crate::layer::Layers;
+use crate::layer::{LayerFormat, LayerFormatChoice, Layers};
 use crate::platform::Platform;
 use crate::pull::Pulls;
 use crate::registry::{Lanes, RegistryConfig};
@@ -36,6 +36,11 @@ pub struct StoreConfig {
     pub limits: Limits,
     /// How writable layers are made.
     pub snapshots: SnapshotChoice,
+    /// How layers are kept.
+    pub layer_format: LayerFormatChoice,
+    /// A directory for the mounts of layers, should there be any; it is made when needed, and outlives the store as
+    /// long as containers do. Not in `root`: what is there ends with the boot.
+    pub layer_mounts: PathBuf,
     /// Names that count as pinned (canonical; a final `*` matches any rest).
     pub pinned: Vec<String>,
     /// Who decides which images may be pulled.
@@ -48,8 +53,11 @@ impl StoreConfig {
     /// The defaults, at `root`.
     #[must_use]
     pub fn at(root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
         Self {
-            root: root.into(),
+            layer_format: LayerFormatChoice::Fixed(LayerFormat::Directory),
+            layer_mounts: root.with_extension("mounts"),
+            root,
             registry: RegistryConfig::default(),
             platform: Platform::host(),
             keep_compressed: false,
@@ -120,6 +128,12 @@ impl Store {
             .registry
             .write()
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
+    }
+
+    /// How layers are made here.
+    #[must_use]
+    pub fn layer_format(&self) -> LayerFormat {
+        self.inner.layers.format
     }
 
     /// What opening found.

@@ -6,7 +6,7 @@ use image::digest::Digest;
 use image::{ArchiveProblem, Error, ImportOptions, SnapshotRoot, Store};
 use serde_json::json;
 use support::images::{Layer, Tar, TestImage, gzip, layout, zstd};
-use support::{open, tree};
+use support::{directory, open, tree};
 
 fn image() -> TestImage {
     let long = "deep/".repeat(40) + "file";
@@ -191,7 +191,7 @@ async fn files(store: &Store, name: &str, key: &str) -> Vec<std::collections::BT
     let SnapshotRoot::Overlay { lower, .. } = store.prepare(&image.id, key).await.unwrap().root else {
         panic!("no overlay here")
     };
-    lower.iter().map(|layer| tree(layer)).collect()
+    lower.iter().map(|layer| tree(directory(layer))).collect()
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn a_changed_layer_cannot_be_exported_unnoticed() {
     let SnapshotRoot::Overlay { lower, .. } = store.prepare(&imported.id, "c").await.unwrap().root else {
         panic!()
     };
-    let tool = lower[1].join("bin/tool");
+    let tool = directory(&lower[1]).join("bin/tool");
     let mut bytes = std::fs::read(&tool).unwrap();
     bytes[5] ^= 1;
     std::fs::write(&tool, bytes).unwrap();

@@ -4,24 +4,27 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use image::{Error, Image, ImportOptions, SnapshotChoice, SnapshotMode, SnapshotRoot, Store};
+use image::{Error, Image, ImportOptions, Lower, SnapshotChoice, SnapshotMode, SnapshotRoot, Store};
 use rustix::fs::CWD;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
 };
 use support::images::{Layer, Tar, TestImage, layout};
-use support::{config, open, tree};
+use support::{config, directory, open, tree};
 
 /// An overlay mounted for the length of a test.
 struct Mounted(PathBuf);
 
 impl Mounted {
-    fn overlay(at: &Path, lower: &[PathBuf], upper: &Path, work: &Path) -> Self {
+    fn overlay(at: &Path, lower: &[Lower], upper: &Path, work: &Path) -> Self {
         use std::os::fd::AsFd;
         std::fs::create_dir_all(at).unwrap();
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-        let lower: Vec<&str> = lower.iter().map(|path| path.to_str().unwrap()).collect();
+        let lower: Vec<&str> = lower
+            .iter()
+            .map(|layer| directory(layer).to_str().unwrap())
+            .collect();
         fsconfig_set_string(context.as_fd(), "lowerdir", lower.join(":")).unwrap();
         fsconfig_set_string(context.as_fd(), "upperdir", upper).unwrap();
         fsconfig_set_string(context.as_fd(), "workdir", work).unwrap();
@@ -144,7 +147,12 @@ async fn a_store_on_an_overlay_falls_back_and_keeps_whiteouts_beside_its_layers(
         std::fs::create_dir_all(&path).unwrap();
         path
     };
-    let below = Mounted::overlay(&path("data"), &[path("lower")], &path("upper"), &path("work"));
+    let below = Mounted::overlay(
+        &path("data"),
+        &[Lower::Directory(path("lower"))],
+        &path("upper"),
+        &path("work"),
+    );
     let plain = tempfile::tempdir().unwrap();
     let reference = store_with(plain.path(), SnapshotMode::Copy).await;
     let image = stored(&reference).await;

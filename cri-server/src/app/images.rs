@@ -1,8 +1,10 @@
 //! The daemon's use of `image`.
 
+use std::path::{Path, PathBuf};
+
 use image::registry::RegistryConfig;
-use image::{ErrorKind, Image, SnapshotRoot, StoreConfig};
-use runtime::launch::Rootfs;
+use image::{ErrorKind, Image, Lower, SnapshotRoot, StoreConfig};
+use runtime::launch::{Layer, Rootfs};
 
 use super::App;
 use crate::config::Config;
@@ -17,6 +19,8 @@ pub(super) fn store_config(config: &Config) -> StoreConfig {
         verifier: image.verifier.clone(),
         keep_compressed: image.keep_compressed,
         parallel_layers: image.max_parallel_layers,
+        layer_format: image.layer_format,
+        layer_mounts: config.state_dir.join("layers"),
         pinned: image.pinned.clone(),
         ..StoreConfig::at(&config.data_dir)
     }
@@ -32,6 +36,29 @@ fn registry_config(config: &Config) -> RegistryConfig {
         hosts_folders: registry.config_dirs.clone(),
         progress_timeout: config.image.progress_timeout,
         ..RegistryConfig::default()
+    }
+}
+
+/// Directories alone work on every kernel.
+fn overlay(lower: Vec<Lower>, upper: PathBuf, work: PathBuf) -> Rootfs {
+    let directories = lower.iter().map(|layer| match layer {
+        Lower::Directory(path) => Some(path.clone()),
+        Lower::Mounted { .. } => None,
+    });
+    if let Some(lower) = directories.collect() {
+        return Rootfs::Overlay { lower, upper, work };
+    }
+    let layer = |layer| match layer {
+        Lower::Directory(path) => Layer::Directory(path),
+        Lower::Mounted { namespace, name } => Layer::Mounted {
+            namespace,
+            path: Path::new("/").join(name),
+        },
+    };
+    Rootfs::Layers {
+        lower: lower.into_iter().map(layer).collect(),
+        upper,
+        work,
     }
 }
 
@@ -95,7 +122,7 @@ impl App {
             name: container.to_string(),
         };
         Ok(match snapshot.ok_or_else(gone)?.root {
-            SnapshotRoot::Overlay { lower, upper, work } => Rootfs::Overlay { lower, upper, work },
+            SnapshotRoot::Overlay { lower, upper, work } => overlay(lower, upper, work),
             SnapshotRoot::Directory(path) => Rootfs::Directory(path),
         })
     }

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use image::Verifier;
+use image::{LayerFormat, LayerFormatChoice, Verifier};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::error::ConfigError;
@@ -346,6 +346,15 @@ impl At<'_> {
         Ok(Image {
             max_parallel_layers: self.count("image.max_parallel_layers", image.max_parallel_layers)?,
             keep_compressed: image.keep_compressed,
+            layer_format: match image.layer_format.as_str() {
+                "auto" => LayerFormatChoice::Probe,
+                "directory" => LayerFormatChoice::Fixed(LayerFormat::Directory),
+                "erofs" => LayerFormatChoice::Fixed(LayerFormat::Erofs),
+                _ => {
+                    let problem = "must be \"auto\", \"directory\" or \"erofs\"";
+                    return Err(self.wrong("image.layer_format", problem));
+                }
+            },
             progress_timeout: self.duration(
                 "image.progress_timeout",
                 &image.progress_timeout,

@@ -95,6 +95,10 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "Keep layers as they were fetched, beside the unpacked ones.",
     ),
     (
+        "image.layer_format",
+        "\"directory\"; \"erofs\": one file per layer (Linux 6.15); \"auto\": that where it works.",
+    ),
+    (
         "image.progress_timeout",
         "A pull that receives nothing for so long fails.",
     ),

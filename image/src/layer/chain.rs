@@ -7,10 +7,9 @@
 
 use std::fmt;
 
+use super::LayerFormat;
 use crate::digest::{Algorithm, Digest, Hasher};
 
-/// Of the layout of a layer's directory.
-const FORMAT: u32 = 1;
 /// Of the rules by which archives become files.
 const UNPACKER: u32 = 1;
 /// 80 bits in base 32: short, because up to 500 of them share one mount option.
@@ -50,10 +49,10 @@ impl ChainId {
         &self.0
     }
 
-    /// The name of its directory.
+    /// The name of its directory, when kept in this format.
     #[must_use]
-    pub(crate) fn key(&self) -> LayerKey {
-        let hash = Digest::sha256(format!("{} {FORMAT} {UNPACKER}", self.0).as_bytes());
+    pub(crate) fn key(&self, format: LayerFormat) -> LayerKey {
+        let hash = Digest::sha256(format!("{} {} {UNPACKER}", self.0, format.number()).as_bytes());
         let mut key = String::with_capacity(KEY_LENGTH);
         // Five bits of each byte.
         for pair in hash.hex().as_bytes().chunks_exact(2).take(KEY_LENGTH) {
@@ -112,9 +111,10 @@ mod tests {
         );
         assert_ne!(chain[1], ChainId::of(&[two, one])[1]);
         assert!(ChainId::of(&[]).is_empty());
-        let key = chain[1].key();
+        let key = chain[1].key(LayerFormat::Directory);
         assert_eq!(LayerKey::parse(key.as_str()), Some(key.clone()));
-        assert_ne!(chain[0].key(), key);
+        assert_ne!(chain[0].key(LayerFormat::Directory), key);
+        assert_ne!(chain[1].key(LayerFormat::Erofs), key);
         assert_eq!(LayerKey::parse("../../etc/passwd"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The layers of the store: directories named by chain id, shared by all images that have them.
+//! The layers of the store, named by chain id and format, shared by all images that have them.
 //!
 //! ```text
 //!   absent ──claim──► being made (one owner; others wait) ──commit──► present ──unused──► trash
@@ -8,27 +8,46 @@
 //! A layer is made in `l/.new-N` and appears by one rename, after the layer below it. Who needs
 //! it holds a [`Lease`]; images and snapshots count as users by name. What nobody leases or uses
 //! is collected.
+//!
+//! What is in `l/<key>/`:
+//!
+//! | file | of | holds |
+//! |---|---|---|
+//! | `fs/` | a [directory](LayerFormat::Directory) | its files |
+//! | `whiteouts` | a directory where devices cannot be made | what it deletes |
+//! | `erofs` | an [image](LayerFormat::Erofs) | its files, whiteouts among them |
+//! | `tar` | either | how to make its archive again |
 
 mod chain;
+mod format;
+mod mounts;
+mod pin;
 pub(crate) mod stream;
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rustix::fs::{Mode, OFlags};
 use tokio::sync::watch;
 
 pub use self::chain::ChainId;
 pub(crate) use self::chain::LayerKey;
+pub(crate) use self::format::choose;
+pub use self::format::{LayerFormat, LayerFormatChoice};
+pub(crate) use self::mounts::Mounts;
+use crate::erofs;
 use crate::error::Error;
 use crate::trash::Trash;
 use crate::unpack::inherit::LayerView;
 use crate::unpack::root::Root;
 use crate::unpack::whiteout::Style;
-use crate::unpack::{DiskUsage, EntryPath, Limits, Unsealed};
+use crate::unpack::{DiskUsage, EntryPath, Limits, UnpackError, Unsealed, UnsealedImage};
 
 const TREE: &str = "fs";
+const IMAGE: &str = "erofs";
 const RECIPE: &str = "tar";
 const SIDE_FILE: &str = "whiteouts";
 const UNFINISHED: &str = ".new-";
@@ -37,6 +56,7 @@ const UNFINISHED: &str = ".new-";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LayerInfo {
     pub(crate) chain: ChainId,
+    pub(crate) format: LayerFormat,
     pub(crate) usage: DiskUsage,
     /// It hides everything below it (overlayfs does not look for that on the root).
     pub(crate) opaque_root: bool,
@@ -49,7 +69,11 @@ pub(crate) struct LayerInfo {
 pub(crate) struct Layers {
     folder: PathBuf,
     pub(crate) style: Style,
+    /// Of layers to be made.
+    pub(crate) format: LayerFormat,
     pub(crate) limits: Limits,
+    /// Where there are (or may be) layers to be mounted.
+    mounts: Option<Mounts>,
     trash: Arc<Trash>,
     counter: AtomicU64,
     state: Mutex<State>,
@@ -58,7 +82,7 @@ pub(crate) struct Layers {
 #[derive(Debug, Default)]
 struct State {
     present: HashMap<LayerKey, LayerInfo>,
-    making: HashMap<LayerKey, watch::Receiver<()>>,
+    making: HashMap<ChainId, watch::Receiver<()>>,
     leases: HashMap<LayerKey, usize>,
 }
 
@@ -80,26 +104,33 @@ pub(crate) struct Lease {
 /// The right and duty to make a layer; given up on drop.
 pub(crate) struct Making {
     layers: Arc<Layers>,
-    key: LayerKey,
     chain: ChainId,
     /// Closed when this is over, which wakes those who wait.
     _over: watch::Sender<()>,
 }
 
+/// A layer as unpacked, before what depends on the layers below it.
+pub(crate) enum Unpacked {
+    Directory(Unsealed),
+    Image(UnsealedImage),
+}
+
 /// A directory that becomes a layer; thrown away on drop.
 pub(crate) struct Unfinished {
     layers: Arc<Layers>,
+    pub(crate) format: LayerFormat,
     path: PathBuf,
     committed: bool,
 }
 
 impl Layers {
-    /// Takes over a folder: what is unfinished or unknown goes to the trash, and the known
-    /// layers whose directory is missing are not in the result.
+    /// Takes over a folder: what is unfinished, damaged or unknown goes to the trash, and the known
+    /// layers that are missing are not in the result.
     pub(crate) fn open(
         folder: &Path,
         known: HashMap<LayerKey, LayerInfo>,
-        style: Style,
+        (format, style): (LayerFormat, Style),
+        mounts: Option<Mounts>,
         limits: Limits,
         trash: Arc<Trash>,
     ) -> Result<Self, Error> {
@@ -107,22 +138,25 @@ impl Layers {
         for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
             let entry = entry.map_err(Error::io("read", folder))?;
             let name = entry.file_name();
-            let key = name
-                .to_str()
-                .and_then(LayerKey::parse)
-                .filter(|key| known.contains_key(key));
-            match key.filter(|_| entry.path().join(TREE).is_dir()) {
+            let key = name.to_str().and_then(LayerKey::parse);
+            let whole = |key: &LayerKey| known.get(key).is_some_and(|info| is_whole(&entry.path(), info));
+            match key.filter(whole) {
                 Some(key) => drop(found.insert(key)),
                 None => trash
                     .discard(&entry.path())
                     .map_err(Error::io("discard", &entry.path()))?,
             }
         }
+        if let Some(mounts) = &mounts {
+            mounts.forget(|name| !LayerKey::parse(name).is_some_and(|key| found.contains(&key)));
+        }
         let present = known.into_iter().filter(|(key, _)| found.contains(key)).collect();
         Ok(Self {
             folder: folder.into(),
             style,
+            format,
             limits,
+            mounts,
             trash,
             counter: AtomicU64::new(1),
             state: Mutex::new(State {
@@ -142,14 +176,48 @@ impl Layers {
         self.state().present.get(key).cloned()
     }
 
-    /// The tree of a layer.
+    /// The layer of a chain, in whichever format it is there.
+    pub(crate) fn find(&self, chain: &ChainId) -> Option<(LayerKey, LayerInfo)> {
+        self.state().find(chain)
+    }
+
+    /// The tree of a layer that is a directory.
     pub(crate) fn tree(&self, key: &LayerKey) -> PathBuf {
         self.folder.join(key.as_str()).join(TREE)
     }
 
-    /// The files of a layer.
-    pub(crate) fn root(&self, key: &LayerKey) -> std::io::Result<Root> {
-        Ok(Root::open(&self.tree(key))?)
+    /// Sees to it that a layer that is an image is mounted; gives the file where the namespace of all such mounts is
+    /// pinned. Blocks.
+    pub(crate) fn mount(&self, key: &LayerKey) -> Result<PathBuf, Error> {
+        self.mounted(key).map(|(namespace, _)| namespace)
+    }
+
+    fn mounted(&self, key: &LayerKey) -> Result<(PathBuf, OwnedFd), Error> {
+        let image = self.folder.join(key.as_str()).join(IMAGE);
+        let nowhere = || Error::io("mount", &image)(std::io::ErrorKind::Unsupported.into());
+        let mounts = self.mounts.as_ref().ok_or_else(nowhere)?;
+        Ok((mounts.namespace(), mounts.get(key, &image)?))
+    }
+
+    /// The files of a layer. Blocks.
+    pub(crate) fn root(&self, key: &LayerKey) -> Result<Root, Error> {
+        let path = self.folder.join(key.as_str());
+        let io = |errno: rustix::io::Errno| Error::io("open", &path)(errno.into());
+        if self.info(key).map(|info| info.format) != Some(LayerFormat::Erofs) {
+            return Root::open(&self.tree(key)).map_err(io);
+        }
+        let (_, mount) = self.mounted(key)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&mount, ".", flags, Mode::empty())
+            .map(Root::of)
+            .map_err(io)
+    }
+
+    /// Unmounts all layers, when no container has one any more; they are mounted anew when needed.
+    pub(crate) fn unmount_all(&self) {
+        if let Some(mounts) = &self.mounts {
+            mounts.forget(|_| true);
+        }
     }
 
     /// The recipe of a layer's tar.
@@ -176,9 +244,8 @@ impl Layers {
     /// Opens layers for looking, in the order given.
     pub(crate) fn views(&self, keys: impl Iterator<Item = LayerKey>) -> Result<Vec<LayerView>, Error> {
         keys.map(|key| {
-            let tree = self.tree(&key);
-            LayerView::open(&tree, &self.folder.join(key.as_str()).join(SIDE_FILE))
-                .map_err(Error::io("open", &tree))
+            let side_file = self.folder.join(key.as_str()).join(SIDE_FILE);
+            LayerView::new(self.root(&key)?, &side_file).map_err(Error::io("read", &side_file))
         })
         .collect()
     }
@@ -198,25 +265,23 @@ impl Layers {
 
     /// Waits for whoever makes the layer now; then it is present, or the caller's to make.
     pub(crate) async fn claim(self: &Arc<Self>, chain: &ChainId) -> Claim {
-        let key = chain.key();
         loop {
             let mut waiting = {
                 let mut state = self.state();
-                if state.present.contains_key(&key) {
+                if let Some((key, _)) = state.find(chain) {
                     *state.leases.entry(key.clone()).or_default() += 1;
                     return Claim::Present(Lease {
                         layers: self.clone(),
                         key,
                     });
                 }
-                match state.making.get(&key) {
+                match state.making.get(chain) {
                     Some(waiting) => waiting.clone(),
                     None => {
                         let (over, waiting) = watch::channel(());
-                        state.making.insert(key.clone(), waiting);
+                        state.making.insert(chain.clone(), waiting);
                         return Claim::Mine(Making {
                             layers: self.clone(),
-                            key,
                             chain: chain.clone(),
                             _over: over,
                         });
@@ -232,14 +297,17 @@ impl Layers {
     pub(crate) fn unfinished(self: &Arc<Self>) -> Result<Unfinished, Error> {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{UNFINISHED}{number}"));
-        let tree = path.join(TREE);
         std::fs::create_dir(&path).map_err(Error::io("create", &path))?;
         let unfinished = Unfinished {
             layers: self.clone(),
+            format: self.format,
             path,
             committed: false,
         };
-        std::fs::create_dir(&tree).map_err(Error::io("create", &tree))?;
+        if unfinished.format == LayerFormat::Directory {
+            let tree = unfinished.files();
+            std::fs::create_dir(&tree).map_err(Error::io("create", &tree))?;
+        }
         Ok(unfinished)
     }
 
@@ -256,6 +324,9 @@ impl Layers {
             .filter(|key| !used.contains(*key) && !leases.contains_key(*key))
             .cloned()
             .collect();
+        if let Some(mounts) = self.mounts.as_ref().filter(|_| !free.is_empty()) {
+            mounts.forget(|name| free.iter().any(|key| key.as_str() == name));
+        }
         for key in &free {
             present.remove(key);
             // Under the lock: a new claim must not find half of the old directory.
@@ -264,6 +335,29 @@ impl Layers {
             }
         }
         free
+    }
+}
+
+impl State {
+    fn find(&self, chain: &ChainId) -> Option<(LayerKey, LayerInfo)> {
+        LayerFormat::ALL.iter().find_map(|format| {
+            let key = chain.key(*format);
+            let info = self.present.get(&key)?.clone();
+            Some((key, info))
+        })
+    }
+}
+
+/// Whether a layer's directory has what its record says, as far as one look tells.
+fn is_whole(path: &Path, info: &LayerInfo) -> bool {
+    match info.format {
+        LayerFormat::Directory => path.join(TREE).is_dir(),
+        LayerFormat::Erofs => std::fs::File::open(path.join(IMAGE))
+            .and_then(|image| erofs::check(&image))
+            .inspect_err(|error| {
+                tracing::warn!(layer = %info.chain, %error, "a layer is damaged");
+            })
+            .is_ok(),
     }
 }
 
@@ -280,9 +374,12 @@ impl Drop for Lease {
 }
 
 impl Unfinished {
-    /// The tree to fill.
-    pub(crate) fn tree(&self) -> PathBuf {
-        self.path.join(TREE)
+    /// The tree to fill, or the image to write.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.path.join(match self.format {
+            LayerFormat::Directory => TREE,
+            LayerFormat::Erofs => IMAGE,
+        })
     }
 
     /// Where its recipe goes.
@@ -307,32 +404,28 @@ impl Making {
     pub(crate) fn commit(
         self,
         mut unfinished: Unfinished,
-        unsealed: Unsealed,
-        below: &[LayerKey],
+        unpacked: Unpacked,
+        below: &[ChainId],
     ) -> Result<Lease, Error> {
-        let side_file = unfinished.path.join(SIDE_FILE);
-        let mut views = match unsealed.needs_layers_below() {
-            true => self.layers.views(below.iter().cloned())?,
-            false => Vec::new(),
+        let key = self.chain.key(unfinished.format);
+        let below = || below.iter().filter_map(|chain| Some(self.layers.find(chain)?.0));
+        let info = match unpacked {
+            Unpacked::Directory(unsealed) => {
+                let views = match unsealed.needs_layers_below() {
+                    true => self.layers.views(below())?,
+                    false => Vec::new(),
+                };
+                self.seal_directory(&unfinished, unsealed, views)?
+            }
+            Unpacked::Image(unsealed) => {
+                let views = match unsealed.needs_layers_below() {
+                    true => self.layers.views(below())?,
+                    false => Vec::new(),
+                };
+                self.seal_image(unsealed, views)?
+            }
         };
-        let usage = unsealed
-            .seal(self.layers.style, &side_file, &mut views)
-            .map_err(|source| Error::Unpack {
-                digest: self.chain.digest().clone(),
-                source,
-            })?;
-        let finished =
-            LayerView::open(&unfinished.tree(), &side_file).map_err(Error::io("open", &unfinished.path))?;
-        let opaque_root = finished
-            .is_opaque(&EntryPath::root())
-            .map_err(|errno| Error::io("look at", &unfinished.path)(errno.into()))?;
-        let info = LayerInfo {
-            chain: self.chain.clone(),
-            usage,
-            opaque_root,
-            side_file: !finished.side().is_empty(),
-        };
-        let path = self.layers.folder.join(self.key.as_str());
+        let path = self.layers.folder.join(key.as_str());
         // Nothing of this name is known, but a discard may have failed.
         self.layers
             .trash
@@ -341,18 +434,60 @@ impl Making {
         std::fs::rename(&unfinished.path, &path).map_err(Error::io("rename to", &path))?;
         unfinished.committed = true;
         let mut state = self.layers.state();
-        state.present.insert(self.key.clone(), info);
-        *state.leases.entry(self.key.clone()).or_default() += 1;
+        state.present.insert(key.clone(), info);
+        *state.leases.entry(key.clone()).or_default() += 1;
         drop(state);
         Ok(Lease {
             layers: self.layers.clone(),
-            key: self.key.clone(),
+            key,
         })
+    }
+
+    fn seal_directory(
+        &self,
+        unfinished: &Unfinished,
+        unsealed: Unsealed,
+        mut below: Vec<LayerView>,
+    ) -> Result<LayerInfo, Error> {
+        let side_file = unfinished.path.join(SIDE_FILE);
+        let usage = unsealed
+            .seal(self.layers.style, &side_file, &mut below)
+            .map_err(|source| self.refused(source))?;
+        let finished =
+            LayerView::open(&unfinished.files(), &side_file).map_err(Error::io("open", &unfinished.path))?;
+        let opaque_root = finished
+            .is_opaque(&EntryPath::root())
+            .map_err(|errno| Error::io("look at", &unfinished.path)(errno.into()))?;
+        Ok(LayerInfo {
+            chain: self.chain.clone(),
+            format: LayerFormat::Directory,
+            usage,
+            opaque_root,
+            side_file: !finished.side().is_empty(),
+        })
+    }
+
+    fn seal_image(&self, unsealed: UnsealedImage, mut below: Vec<LayerView>) -> Result<LayerInfo, Error> {
+        let sealed = unsealed.seal(&mut below).map_err(|source| self.refused(source))?;
+        Ok(LayerInfo {
+            chain: self.chain.clone(),
+            format: LayerFormat::Erofs,
+            usage: sealed.usage,
+            opaque_root: sealed.opaque_root,
+            side_file: false,
+        })
+    }
+
+    fn refused(&self, source: UnpackError) -> Error {
+        Error::Unpack {
+            digest: self.chain.digest().clone(),
+            source,
+        }
     }
 }
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.layers.state().making.remove(&self.key);
+        self.layers.state().making.remove(&self.chain);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   async task            blocking thread                 blocking thread
-//!   socket ──Bytes(8)──► digest · decompress ──128K(4)──► diff id · unpack ──► .new-N/fs
+//!   socket ──Bytes(8)──► digest · decompress ──128K(4)──► diff id · unpack ──► .new-N/{fs,erofs}
 //!                              └─(optional) compressed blob kept
 //! ```
 //!
@@ -21,12 +21,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::{LayerFormat, Unpacked};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::Error;
 use crate::registry::Piece;
 use crate::unpack::decompress::decompress;
 use crate::unpack::recipe::RecipeWriter;
-use crate::unpack::{self, Limits, Unsealed};
+use crate::unpack::{self, Limits};
 
 /// Pieces between the network and the decoder.
 pub(crate) const NETWORK_PIECES: usize = 8;
@@ -60,8 +61,10 @@ pub(crate) struct Expected {
 
 /// Where the result goes.
 pub(crate) struct Target<'a> {
-    /// The tree.
-    pub(crate) tree: &'a Path,
+    /// In which form.
+    pub(crate) format: LayerFormat,
+    /// The tree or the image.
+    pub(crate) files: &'a Path,
     /// How to make the tar again.
     pub(crate) recipe: &'a Path,
     /// Whether and where the compressed bytes are kept.
@@ -74,7 +77,7 @@ pub(crate) fn unpack(
     expected: &Expected,
     target: Target<'_>,
     limits: &Limits,
-) -> Result<Unsealed, Error> {
+) -> Result<Unpacked, Error> {
     let name = expected
         .compressed
         .clone()
@@ -91,7 +94,7 @@ pub(crate) fn unpack(
             .spawn_scoped(scope, || {
                 decode(source, expected, target.keep, plain, most, &stop)
             })
-            .map_err(Error::io("start a thread for", target.tree));
+            .map_err(Error::io("start a thread for", target.files));
         let reader = PlainReader {
             pieces,
             piece: Vec::new(),
@@ -99,7 +102,7 @@ pub(crate) fn unpack(
             hasher: Hasher::new(expected.diff_id.algorithm()),
             ended: false,
         };
-        let unpacked = unpack_plain(reader, target.tree, recipe, limits);
+        let unpacked = unpack_plain(reader, target.format, target.files, recipe, limits);
         // Wrong content is worth knowing about; a full disk is not worth the download.
         if !matches!(unpacked, Ok(_) | Err(unpack::UnpackError::Tar(_))) {
             stop.store(true, Ordering::Relaxed);
@@ -124,7 +127,7 @@ pub(crate) fn unpack(
         (Err(_), Ok(_)) => Err(Error::Interrupted {
             operation: "download a layer",
         }),
-        (Ok(()), Ok((unsealed, found))) if found == expected.diff_id => Ok(unsealed),
+        (Ok(()), Ok((unpacked, found))) if found == expected.diff_id => Ok(unpacked),
         (Ok(()), Ok((_, found))) => Err(Error::WrongDiffId {
             digest: name,
             wanted: expected.diff_id.clone(),
@@ -135,12 +138,16 @@ pub(crate) fn unpack(
 
 fn unpack_plain(
     mut reader: PlainReader,
-    tree: &Path,
+    format: LayerFormat,
+    files: &Path,
     recipe: RecipeWriter,
     limits: &Limits,
-) -> Result<(Unsealed, Digest), unpack::UnpackError> {
-    let unsealed = unpack::unpack(&mut reader, tree, recipe, limits)?;
-    Ok((unsealed, reader.hasher.finish()))
+) -> Result<(Unpacked, Digest), unpack::UnpackError> {
+    let unpacked = match format {
+        LayerFormat::Directory => Unpacked::Directory(unpack::unpack(&mut reader, files, recipe, limits)?),
+        LayerFormat::Erofs => Unpacked::Image(unpack::unpack_image(&mut reader, files, recipe, limits)?),
+    };
+    Ok((unpacked, reader.hasher.finish()))
 }
 
 /// Why the second stage did not finish.

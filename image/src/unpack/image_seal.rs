@@ -24,6 +24,15 @@ pub struct UnsealedImage {
     pub(super) whiteouts: Whiteouts,
 }
 
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedImage {
+    /// The image itself.
+    pub usage: DiskUsage,
+    /// It hides everything below it.
+    pub opaque_root: bool,
+}
+
 impl UnsealedImage {
     /// Whether the layers below matter for what is left to do.
     #[must_use]
@@ -39,7 +48,7 @@ impl UnsealedImage {
     ///
     /// # Errors
     /// A hard link to nothing, or the kernel's refusal.
-    pub fn seal(mut self, below: &mut [LayerView]) -> Result<DiskUsage, UnpackError> {
+    pub fn seal(mut self, below: &mut [LayerView]) -> Result<SealedImage, UnpackError> {
         self.place_whiteouts(below)?;
         self.inherit_links(below)?;
         let directories = self.tree.directories();
@@ -53,7 +62,11 @@ impl UnsealedImage {
             .writer
             .finish(&records, &linked)
             .map_err(refused(&root, "write the directories"))?;
-        Ok(DiskUsage { bytes, inodes: 1 })
+        let opaque_root = matches!(self.tree.node(Tree::ROOT), Node::Directory(root) if root.opaque);
+        Ok(SealedImage {
+            usage: DiskUsage { bytes, inodes: 1 },
+            opaque_root,
+        })
     }
 
     fn place_whiteouts(&mut self, below: &mut [LayerView]) -> Result<(), UnpackError> {
@@ -231,10 +244,6 @@ fn nobodys() -> Attributes {
         mtime: (0, 0),
         xattrs: Vec::new(),
     }
-}
-
-fn os(name: &[u8]) -> &std::ffi::OsStr {
-    std::os::unix::ffi::OsStrExt::from_bytes(name)
 }
 
 fn attributes_of(fd: impl AsFd, stat: &Stat) -> Result<Attributes, Errno> {

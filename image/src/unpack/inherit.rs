@@ -26,8 +26,16 @@ impl LayerView {
     /// # Errors
     /// The file system's.
     pub fn open(tree: &Path, side_file: &Path) -> io::Result<Self> {
+        Self::new(Root::open(tree)?, side_file)
+    }
+
+    /// A layer from its opened tree and its (possibly absent) side file.
+    ///
+    /// # Errors
+    /// The side file's.
+    pub fn new(root: Root, side_file: &Path) -> io::Result<Self> {
         Ok(Self {
-            root: Root::open(tree)?,
+            root,
             side: Whiteouts::read(side_file)?,
         })
     }

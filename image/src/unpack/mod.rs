@@ -43,7 +43,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 pub use self::image::unpack_image;
-pub use self::image_seal::UnsealedImage;
+pub use self::image_seal::{SealedImage, UnsealedImage};
 pub(crate) use self::metadata::{copy_metadata, copy_node, read_xattrs, times_of};
 pub use self::path::{EntryPath, PathProblem};
 use self::recipe::RecipeWriter;

@@ -53,6 +53,14 @@ fn xattrs(path: &Path) -> String {
     found.join(" ")
 }
 
+/// Where a layer's files are, which is kept as a directory.
+pub(crate) fn directory(layer: &image::Lower) -> &Path {
+    match layer {
+        image::Lower::Directory(path) => path,
+        image::Lower::Mounted { .. } => panic!("a directory was expected: {layer:?}"),
+    }
+}
+
 /// An EROFS image, mounted nowhere; its files are below the path.
 pub(crate) struct MountedImage {
     /// The root of the mount.
@@ -87,7 +95,7 @@ impl MountedImage {
 
 /// Every file below `root` with kind, mode, owner, times, attributes, size and content hash: equal when equal.
 pub(crate) fn tree(root: &Path) -> std::collections::BTreeMap<String, String> {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let mut found = std::collections::BTreeMap::new();
     let mut left = vec![root.to_path_buf()];
     while let Some(path) = left.pop() {
@@ -112,14 +120,20 @@ pub(crate) fn tree(root: &Path) -> std::collections::BTreeMap<String, String> {
         } else {
             xattrs(&path)
         };
+        // When a whiteout was made is nobody's business.
+        let whiteout = metadata.rdev() == 0 && kind.is_char_device();
+        let time = match whiteout {
+            true => (0, 0),
+            false => (metadata.mtime(), metadata.mtime_nsec()),
+        };
         let links = if kind.is_dir() { 0 } else { metadata.nlink() };
         let line = format!(
             "{:o} {}:{} mtime {}.{} links {links} {content} {xattrs}",
             metadata.mode(),
             metadata.uid(),
             metadata.gid(),
-            metadata.mtime(),
-            metadata.mtime_nsec()
+            time.0,
+            time.1
         );
         found.insert(
             path.strip_prefix(root).unwrap().to_string_lossy().into_owned(),

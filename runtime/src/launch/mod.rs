@@ -17,6 +17,7 @@ mod devices;
 mod exec;
 mod failure;
 mod identity;
+mod layers;
 mod lsm;
 mod masks;
 mod mounts;
@@ -49,7 +50,7 @@ pub use plan::{ExecPlan, LaunchPlan, PidMode};
 pub use pod::{
     IpcMode, NetworkMode, PodInit, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, create_namespaces,
 };
-pub use spec::{ExactStrings, ExecContext, LaunchContext, PlanError, Rootfs, Sharing};
+pub use spec::{ExactStrings, ExecContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
 pub use step::{SetupFailure, Step};
 pub(crate) use values::HostPath;
 

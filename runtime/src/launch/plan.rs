@@ -96,6 +96,38 @@ pub(crate) enum RootSource {
         #[n(0)]
         path: HostPath,
     },
+    /// An overlay, some of whose layers are mounts that the host does not see.
+    #[n(90)]
+    #[cbor(map)]
+    Layers {
+        /// Top first.
+        #[n(0)]
+        lower: Vec<LayerPlan>,
+        #[n(1)]
+        upper: HostPath,
+        #[n(2)]
+        work: HostPath,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub(crate) enum LayerPlan {
+    #[n(0)]
+    #[cbor(map)]
+    Directory {
+        #[n(0)]
+        path: HostPath,
+    },
+    #[n(1)]
+    #[cbor(map)]
+    Mounted {
+        /// Where a mount namespace is pinned.
+        #[n(0)]
+        namespace: HostPath,
+        /// A mount point in it.
+        #[n(1)]
+        path: HostPath,
+    },
 }
 
 /// One mount of a container, in the order in which they happen.

@@ -13,10 +13,10 @@ use rustix::mount::{
 };
 use rustix::thread::UnshareFlags;
 
-use super::Step;
 use super::failure::{InStep, StepResult};
 use super::plan::{RootPlan, RootSource};
 use super::values::HostPath;
+use super::{Step, layers};
 use crate::sys::clone::unshare;
 use crate::sys::mount::{AttrChange, set_attributes};
 
@@ -26,7 +26,8 @@ const FSCONFIG_VALUE_MAX: usize = 255;
 const MOUNT_DATA_MAX: usize = 4095;
 /// Spelled out, so that no host configuration changes them. A container's upper is never mounted twice, so what
 /// `volatile` gives up, surviving a crash of the kernel, is worth nothing.
-const FIXED_OPTIONS: [(&str, &str); 3] = [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
+pub(super) const FIXED_OPTIONS: [(&str, &str); 3] =
+    [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
 
 /// Makes the root file system as a detached mount. It is the first that is made for a container, and so the first in
 /// its mount table. `None` when only [`prepare_by_mount`] can.
@@ -39,6 +40,9 @@ pub(crate) fn prepare(plan: &RootPlan) -> StepResult<Option<OwnedFd>> {
                 other => other.map(Some).step_at(Step::PrepareRoot, upper),
             }
         }
+        RootSource::Layers { lower, upper, work } => {
+            layers::prepare(lower, upper, work, plan.label.as_deref()).map(Some)
+        }
     }
 }
 
@@ -50,6 +54,9 @@ pub(crate) fn prepare_by_mount(plan: &RootPlan) -> StepResult<OwnedFd> {
         RootSource::Directory { path } => directory(path).step_at(Step::PrepareRoot, path),
         RootSource::Overlay { lower, upper, work } => {
             overlay_by_mount(lower, upper, work, plan.label.as_deref()).step_at(Step::PrepareRoot, upper)
+        }
+        RootSource::Layers { lower, upper, work } => {
+            layers::prepare(lower, upper, work, plan.label.as_deref())
         }
     }
 }

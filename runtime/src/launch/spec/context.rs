@@ -55,6 +55,29 @@ pub enum Rootfs {
     },
     /// A directory used as it is.
     Directory(PathBuf),
+    /// As `Overlay`, but some layers are mounts that the host does not see (Linux 6.15).
+    Layers {
+        /// The read-only layers, top first.
+        lower: Vec<Layer>,
+        /// The writable layer.
+        upper: PathBuf,
+        /// An empty directory on the same file system as `upper`, used once.
+        work: PathBuf,
+    },
+}
+
+/// A read-only layer of [`Rootfs::Layers`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layer {
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// A mount in another mount namespace.
+    Mounted {
+        /// Where the namespace is pinned.
+        namespace: PathBuf,
+        /// The mount point in there.
+        path: PathBuf,
+    },
 }
 
 /// What the pod shares with its containers; the spec must agree.

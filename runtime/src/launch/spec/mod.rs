@@ -13,12 +13,12 @@ mod process;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
-use super::plan::{CgroupEntry, ExecPlan, LaunchPlan, PidMode, RootPlan, RootSource};
+use super::plan::{CgroupEntry, ExecPlan, LaunchPlan, LayerPlan, PidMode, RootPlan, RootSource};
 use super::pod::{IpcMode, NetworkMode};
 use super::values::{ContainerPath, HostPath, ProcessString, Reason};
 use crate::cgroup::Cgroup;
 
-pub use context::{ExactStrings, ExecContext, LaunchContext, PlanError, Rootfs, Sharing};
+pub use context::{ExactStrings, ExecContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
 pub(crate) use mounts::PROC_OVERLAYS;
 
 impl LaunchPlan {
@@ -212,16 +212,7 @@ fn root(spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<RootPlan, PlanErr
             path: host_path("rootfs.directory", path)?,
         },
         Rootfs::Overlay { lower, upper, work } => {
-            if lower.is_empty() {
-                return Err(missing("rootfs.overlay.lower"));
-            }
-            if lower.len() > 500 {
-                return Err(invalid(
-                    "rootfs.overlay.lower",
-                    &lower.len(),
-                    "layers are more than the 500 of overlayfs",
-                ));
-            }
+            layer_count(lower.len())?;
             RootSource::Overlay {
                 lower: lower
                     .iter()
@@ -229,6 +220,14 @@ fn root(spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<RootPlan, PlanErr
                     .collect::<Result<_, _>>()?,
                 upper: overlay_path("rootfs.overlay.upper", upper)?,
                 work: overlay_path("rootfs.overlay.work", work)?,
+            }
+        }
+        Rootfs::Layers { lower, upper, work } => {
+            layer_count(lower.len())?;
+            RootSource::Layers {
+                lower: lower.iter().map(layer).collect::<Result<_, _>>()?,
+                upper: host_path("rootfs.overlay.upper", upper)?,
+                work: host_path("rootfs.overlay.work", work)?,
             }
         }
     };
@@ -259,6 +258,31 @@ fn root(spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<RootPlan, PlanErr
 fn mount_label(linux: &Linux) -> Result<Option<String>, PlanError> {
     let label = process::label("linux.mountLabel", linux.mount_label().as_deref())?;
     Ok(label.map(|label| String::from_utf8_lossy(label.to_bytes()).into_owned()))
+}
+
+fn layer_count(count: usize) -> Result<(), PlanError> {
+    match count {
+        0 => Err(missing("rootfs.overlay.lower")),
+        1..=500 => Ok(()),
+        _ => Err(invalid(
+            "rootfs.overlay.lower",
+            &count,
+            "layers are more than the 500 of overlayfs",
+        )),
+    }
+}
+
+fn layer(layer: &Layer) -> Result<LayerPlan, PlanError> {
+    let path = |path| host_path("rootfs.overlay.lower", path);
+    Ok(match layer {
+        Layer::Directory(directory) => LayerPlan::Directory {
+            path: path(directory)?,
+        },
+        Layer::Mounted { namespace, path: at } => LayerPlan::Mounted {
+            namespace: path(namespace)?,
+            path: path(at)?,
+        },
+    })
 }
 
 fn tasks(cgroup: &Cgroup) -> Result<Vec<HostPath>, PlanError> {
