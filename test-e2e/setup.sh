@@ -8,7 +8,7 @@ packages() {
         # A C compiler for the bundled SQLite and zstd.
         build) echo gcc libc6-dev make ;;
         # busybox for images, protoc for the k8s-cri client, real CNI plugins, a real registry.
-        test) echo gcc libc6-dev make protobuf-compiler busybox-static containernetworking-plugins docker-registry iproute2 nftables skopeo erofs-utils ;;
+        test) echo gcc libc6-dev make protobuf-compiler busybox-static containernetworking-plugins docker-registry iproute2 nftables skopeo erofs-utils e2fsprogs strace ;;
         # What the bench compares with, and its scratch file system.
         bench) packages test; echo containerd runc e2fsprogs ;;
         # Without Go the crictl test is skipped; CI must not skip.

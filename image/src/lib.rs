@@ -3,7 +3,7 @@
 //! ```text
 //!  reference ──► registry ──► manifest, configuration      documents: verified, bounded JSON
 //!                   │
-//!                   └──► layers ──► digest · decompress ──► digest · unpack ──► l/<key>/fs
+//!                   └──► layers ──► digest · decompress ──► digest · unpack ──► l/<key>/{fs,erofs}
 //!                                                                │
 //!  archive ──► import ──► the same layers                        └─ a recipe for its tar ──► export
 //!
@@ -11,9 +11,10 @@
 //! ```
 //!
 //! An [`image`](Image) is the digest of a configuration, which lists the digests of its layers'
-//! tars. A layer is one directory in overlayfs's own format, made once for all images that have
-//! it on top of the same layers. A [`Snapshot`] is those directories and a place to write, for
-//! the supervisor to mount: nothing is mounted here (but for the tmpfs of one fallback).
+//! tars. A layer is made once for all images that have it on top of the same layers: one
+//! directory in overlayfs's own format, or one EROFS image of such a directory. A [`Snapshot`] is
+//! layers and a place to write, for the supervisor to stack. Nothing is mounted here on the host
+//! but the tmpfs of one fallback, and the pin of a mount namespace that has the images.
 //!
 //! What holds at any time:
 //! * An image in the catalog is whole: every layer was verified by two digests, renamed into
@@ -31,7 +32,8 @@
 //! is kubelet's business).
 //!
 //! Where to read next: [`Store`] for what callers do, `pull` for the way in, `layer::stream` for
-//! a byte's way from the socket to the disk, [`unpack`] for the rules about archives,
+//! a byte's way from the socket to the disk, [`unpack`] for the rules about archives, `erofs` for
+//! the writer of images and `layer::mounts` for how they are mounted,
 //! `snapshot` for what becomes of it, [`database`] for the record files (those of pods too).
 
 mod assemble;

@@ -35,23 +35,21 @@ fn noise(size: u64) -> Vec<u8> {
     bytes
 }
 
-/// Page cache charged to everything of this server, in bytes.
+/// Page cache charged to everything of this server, in bytes; none before its first pod.
 fn page_cache(server: &Server) -> u64 {
-    let hybrid = Path::new("/sys/fs/cgroup/memory").join(server.cgroup_root());
-    let (file, key) = match hybrid.exists() {
-        true => (hybrid.join("memory.stat"), "total_cache"),
-        false => (
-            Path::new("/sys/fs/cgroup")
-                .join(server.cgroup_root())
-                .join("memory.stat"),
-            "file",
-        ),
+    let (v1, v2) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
+    let (tree, key) = if v1.exists() {
+        (v1, "total_cache ")
+    } else {
+        (v2, "file ")
     };
-    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
-    line.unwrap_or_else(|| panic!("{key} in {text}"))
+    let cgroup = tree.join(server.cgroup_root());
+    if !cgroup.exists() {
+        return 0;
+    }
+    let text = fs::read_to_string(cgroup.join("memory.stat")).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.parse().ok());
+    value.unwrap_or_else(|| panic!("{key} in {text}"))
 }
 
 #[tokio::test]

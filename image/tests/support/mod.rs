@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub(crate) mod disk;
 pub(crate) mod images;
 pub(crate) mod registry;
 pub(crate) mod tls;
