@@ -9,7 +9,7 @@ use image::{Credentials, Error, ErrorKind, PullRequest, RegistryError, SnapshotR
 use serde_json::json;
 use support::images::{Layer, Tar, TestImage, descriptor};
 use support::registry::{self, TestRegistry};
-use support::{config, open};
+use support::{config, directory, open};
 
 fn three_layers() -> TestImage {
     let base = Tar::default()
@@ -49,10 +49,12 @@ async fn pulls_every_compression_and_finds_it_again_after_a_restart() {
         panic!("{snapshot:?}")
     };
     assert_eq!(lower.len(), 3);
-    assert!(lower[2].join("etc/passwd").exists());
-    assert!(lower[1].join("etc/group").exists());
+    assert!(directory(&lower[2]).join("etc/passwd").exists());
+    assert!(directory(&lower[1]).join("etc/group").exists());
     assert_eq!(
-        std::fs::metadata(lower[0].join("app/run")).unwrap().len(),
+        std::fs::metadata(directory(&lower[0]).join("app/run"))
+            .unwrap()
+            .len(),
         1_000_000
     );
 
