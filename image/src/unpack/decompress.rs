@@ -165,7 +165,7 @@ mod tests {
         for log in [10, 17, 23, 24, 27] {
             assert_eq!(window(&with_window(log, 100)), Some(1 << log));
         }
-        for length in [0, 1, 255, 256, 300, 65_791, 65_792, 1 << 20] {
+        for length in [0, 1, 255, 256, 300, 65_791, 65_792] {
             // A frame that knows its content before it begins is one segment.
             let frame = zstd::bulk::compress(&vec![1; length], 1).unwrap();
             assert_eq!(window(&frame), Some(length as u64));
