@@ -90,7 +90,12 @@ impl Inner {
     pub(crate) fn leased(self: &Arc<Self>, name: &str) -> Result<(Arc<Stored>, Vec<Lease>), Error> {
         let (stored, _) = self.with_catalog(|catalog| catalog.find(name))?;
         let missing = || Error::NoSuchImage { name: name.into() };
-        let lease = |chain: &ChainId| self.layers.lease(&chain.key()).ok_or_else(missing);
+        let lease = |chain: &ChainId| {
+            let found = self.layers.find(chain);
+            found
+                .and_then(|(key, _)| self.layers.lease(&key))
+                .ok_or_else(missing)
+        };
         let leases = stored.chain.iter().map(lease).collect::<Result<_, Error>>()?;
         Ok((stored, leases))
     }
