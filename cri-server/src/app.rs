@@ -21,6 +21,7 @@ use crate::exporter::Calls;
 use crate::host::Host;
 use crate::ids::{ContainerId, PodId};
 use crate::inflight::{Inflight, Operations};
+use crate::ops::events::Events;
 use crate::pod::{NamespaceMode, Pod, PodName};
 use crate::registry::Registry;
 use crate::store::Store;
@@ -88,6 +89,8 @@ pub struct App {
     pub operations: Operations,
     /// Calls that have ended, for the daemon's own metrics.
     pub calls: Arc<Calls>,
+    /// What happens, for those who listen.
+    pub events: Events,
 }
 
 impl App {
@@ -117,6 +120,7 @@ impl App {
             inflight: Verbs::default(),
             operations: Operations::default(),
             calls: Arc::default(),
+            events: Events::default(),
             config,
         });
         // Nothing comes before the first URL has been given.

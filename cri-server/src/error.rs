@@ -94,6 +94,9 @@ pub enum Error {
     /// As much is under way as there may be at once.
     #[error("too many {0}; try again later")]
     Busy(&'static str),
+    /// A subscriber of events did not read them in time.
+    #[error("events were missed because they were not read in time; subscribe again and list what exists")]
+    Lagging,
     /// The operation's task panicked; the log has the details.
     #[error("internal error: the operation crashed; see the daemon's log")]
     Crashed,

@@ -35,6 +35,7 @@ fn code(error: &Error) -> Code {
         Error::State { .. } => Code::FailedPrecondition,
         Error::Busy(_) => Code::ResourceExhausted,
         Error::ExecTimeout { .. } => Code::DeadlineExceeded,
+        Error::Lagging => Code::ResourceExhausted,
         Error::Image(error) => image(error),
         Error::Pull(error) => image(error),
         Error::Network(_) | Error::Supervisor(_) | Error::Launch(_) | Error::Cgroup(_) | Error::Io { .. } => {

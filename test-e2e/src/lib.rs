@@ -37,6 +37,7 @@ pub mod client;
 pub mod conformance;
 pub mod crictl;
 mod daemon;
+pub mod disk;
 pub mod docker_registry;
 pub mod eventually;
 pub mod faults;

@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::container::{Container, ContainerConfig, ContainerRecord, ContainerState};
 use crate::ids::ContainerId;
 use crate::inflight::Progress;
+use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod};
 use crate::spec::{self, Ingredients, PodFiles};
 use crate::undo::Undo;
@@ -52,8 +53,9 @@ async fn make_or_find(app: Arc<App>, pod: Arc<Pod>, config: ContainerConfig) -> 
         Ok(record) => {
             undo.commit();
             let id = record.id.clone();
-            app.registry
-                .insert_container(&pod, Arc::new(Container::new(record, ContainerState::Created)));
+            let container = Arc::new(Container::new(record, ContainerState::Created));
+            app.registry.insert_container(&pod, container.clone());
+            app.events.container(&pod, &container, Happened::Created);
             Ok(id)
         }
         Err(error) => {

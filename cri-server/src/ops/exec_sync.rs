@@ -37,9 +37,12 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
     let mut exec = protocol::Exec::new(container.record.wire_id()?, next_exec_id());
     (exec.stdout, exec.stderr) = (true, true);
     let started = supervisor.exec(exec, plan, cgroup).await?;
-    let leftovers = Leftovers {
-        leader: started.pid,
-        cgroup: app.cgroups.open(&container.record.cgroup)?,
+    let started_pid = started.pid;
+    let leftovers = || -> Result<Leftovers> {
+        Ok(Leftovers {
+            leader: started_pid,
+            cgroup: app.cgroups.open(&container.record.cgroup)?,
+        })
     };
     let mut guard = KillOnDrop {
         supervisor,
@@ -52,11 +55,13 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
         Ok(seconds) => Some(Duration::from_secs(seconds)),
     };
     let outcome = match limit {
-        None => run(started, leftovers, drain).await,
-        Some(limit) => match tokio::time::timeout(limit, run(started, leftovers, drain)).await {
+        None => run(started, leftovers()?, drain).await,
+        Some(limit) => match tokio::time::timeout(limit, run(started, leftovers()?, drain)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 guard.kill().await;
+                // A job of an interactive shell has a group of its own in the same session.
+                leftovers()?.kill().await?;
                 let command = request.cmd.into_iter().next().unwrap_or_default();
                 return Err(Error::ExecTimeout {
                     command,

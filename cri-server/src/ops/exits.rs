@@ -7,6 +7,7 @@ use runtime::protocol::{Exited, LogFault};
 use crate::Result;
 use crate::app::App;
 use crate::container::{Container, ContainerState, Exit};
+use crate::ops::events::Happened;
 use crate::pod::{Pod, PodPhase};
 use crate::supervisor::{Notice, Notices};
 use crate::time::{Nanos, now};
@@ -64,9 +65,17 @@ pub async fn finish(
     let record = &container.record;
     let over = container.state().exited(exit, finished_at);
     app.store.container_state(&record.id, &over).await?;
-    let ContainerState::Exited { exit, .. } = container.transition(|_| over) else {
+    let mut first = false;
+    let state = container.transition(|now| {
+        first = !matches!(now, ContainerState::Exited { .. });
+        over
+    });
+    let ContainerState::Exited { exit, .. } = state else {
         return Ok(());
     };
+    if first {
+        app.events.container(pod, container, Happened::Stopped);
+    }
     tracing::info!(
         pod = %pod.record.config.name,
         container = record.config.name.name,
@@ -116,6 +125,7 @@ pub async fn lose(app: &Arc<App>, pod: &Arc<Pod>, why: &'static str) -> Result<(
             finish(app, pod, &container, exit, finished_at).await?;
         }
     }
+    app.events.pod(pod, Happened::Stopped);
     Ok(())
 }
 

@@ -15,10 +15,12 @@
 //! | [`remove`] | stop → writable layer → record |
 //! | [`exec`], [`attach`], [`port_forward`] | check → token → URL; the session itself is [`crate::streaming`]'s |
 //! | [`exits`] | exit of a container: record → publish → clean up |
+//! | [`events`] | what all of these tell a kubelet that listens |
 
 pub mod attach;
 pub mod commit;
 pub mod create;
+pub mod events;
 pub mod exec;
 pub mod exec_sync;
 pub mod exits;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::container::Container;
+use crate::ops::events::Happened;
 use crate::pod::Pod;
 use crate::{Error, Result, ops};
 
@@ -55,5 +56,6 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
         .remove(&container.record.wire_id()?)
         .map_err(Error::io("unlink", "exit record"))?;
     app.registry.remove_container(&pod, id);
+    app.events.container(&pod, &container, Happened::Deleted);
     Ok(())
 }

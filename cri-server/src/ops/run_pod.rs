@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::convert;
 use crate::ids::PodId;
 use crate::inflight::Progress;
+use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod, PodConfig, PodNetwork, PodRecord, PodState};
 use crate::spec::PodFiles;
 use crate::supervisor::{Notices, Supervisor};
@@ -81,6 +82,8 @@ async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
             let pod = Arc::new(Pod::new(record, PodState::Ready(supervisor), network, init_pid));
             app.registry.insert_pod(pod.clone());
             ops::exits::watch(&app, &pod, notices);
+            app.events.pod(&pod, Happened::Created);
+            app.events.pod(&pod, Happened::Started);
             Ok(id)
         }
         Err(error) => {

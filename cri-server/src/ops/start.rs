@@ -9,6 +9,7 @@ use runtime::protocol;
 use crate::app::App;
 use crate::container::{Container, ContainerState, Exit};
 use crate::inflight::Progress;
+use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod};
 use crate::spec::PodFiles;
 use crate::spec::resources::updated;
@@ -47,6 +48,7 @@ async fn begin(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
             let state = ContainerState::Created.started(started.process.pid, started.process.started_at.0);
             app.store.container_state(&container.record.id, &state).await?;
             container.transition(|_| state);
+            app.events.container(&pod, &container, Happened::Started);
             Ok(())
         }
         Err(error) => {

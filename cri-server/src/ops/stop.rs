@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use runtime::protocol::{SignalScope, Target};
 use tokio::sync::watch;
-use tokio::time::timeout_at;
+use tokio::time::sleep_until;
 
 use crate::app::App;
 use crate::container::{Container, ContainerState};
@@ -63,8 +63,7 @@ pub async fn stop_container(
 }
 
 async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
-    // A start that is under way decides first what there is to stop.
-    drop(container.turn.lock().await);
+    await_start(app, pod, container).await?;
     if !matches!(container.state(), ContainerState::Running { .. }) {
         return Ok(());
     }
@@ -72,7 +71,7 @@ async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
         .operations
         .enter("StopContainer", container.record.config.name.name.clone());
     let mut ended = container.watch();
-    if signal_and_wait(pod, container, &progress, &mut ended).await? {
+    if signal_and_wait(app, pod, container, &progress, &mut ended).await? {
         return Ok(());
     }
     progress.waiting("kill", "the kernel");
@@ -85,18 +84,52 @@ async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
     }
 }
 
+/// A start that is under way decides first what there is to stop. It has as long as the container would have had; one
+/// that hangs beyond that, in a volume that does not answer, is ended.
+async fn await_start(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
+    if by_deadline(container, container.turn.lock()).await.is_some() {
+        return Ok(());
+    }
+    signal(pod, container, libc::SIGKILL, SignalScope::All).await?;
+    app.kill_cgroup(&container.record.cgroup).await?;
+    match tokio::time::timeout(KILLED, container.turn.lock()).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(container.refuse(
+            "is being started and cannot be ended: a file system it needs does not answer; stop it again later",
+        )),
+    }
+}
+
+/// What is waited for, unless the stop's deadline comes before, which further stops may bring forward.
+async fn by_deadline<T>(container: &Container, waited_for: impl Future<Output = T>) -> Option<T> {
+    let mut deadline = container.stop_by.subscribe();
+    let mut waited_for = std::pin::pin!(waited_for);
+    loop {
+        let by = deadline.borrow_and_update().unwrap_or_else(Instant::now);
+        tokio::select! {
+            biased;
+            outcome = &mut waited_for => return Some(outcome),
+            () = sleep_until(by.into()) => return None,
+            // Its other end is the container's own, which is held here.
+            _ = deadline.changed() => {}
+        }
+    }
+}
+
 /// Asks the container to end; whether it did before its deadline, which further stops may bring forward.
 async fn signal_and_wait(
+    app: &App,
     pod: &Pod,
     container: &Container,
     progress: &Progress,
     ended: &mut watch::Receiver<ContainerState>,
 ) -> Result<bool> {
-    let mut deadline = container.stop_by.subscribe();
-    let mut by = deadline.borrow_and_update().unwrap_or_else(Instant::now);
+    let by = container.stop_by.borrow().unwrap_or_else(Instant::now);
     if by <= Instant::now() {
         return Ok(false);
     }
+    // Somebody may have frozen it: it could not even begin to end.
+    app.cgroups.open(&container.record.cgroup)?.thaw();
     progress.waiting("grace", format!("signal {}", container.record.stop_signal));
     signal(
         pod,
@@ -105,12 +138,7 @@ async fn signal_and_wait(
         SignalScope::Process,
     )
     .await?;
-    loop {
-        tokio::select! {
-            over = timeout_at(by.into(), ended.wait_for(is_over)) => return Ok(over.is_ok()),
-            _ = deadline.changed() => by = deadline.borrow_and_update().unwrap_or_else(Instant::now),
-        }
-    }
+    Ok(by_deadline(container, ended.wait_for(is_over)).await.is_some())
 }
 
 fn is_over(state: &ContainerState) -> bool {

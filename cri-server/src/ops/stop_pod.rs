@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use crate::app::App;
+use crate::ops::events::Happened;
 use crate::pod::{Pod, PodPhase};
 use crate::spec::PodFiles;
 use crate::{Error, Result, ops, time};
@@ -70,7 +71,12 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
     app.remove_cgroup(&pod.record.cgroup).await?;
 
     progress.stage("record");
-    let since = pod.stopped(time::now());
+    let now = time::now();
+    let since = pod.stopped(now);
     app.store.pod_phase(pod.id(), PodPhase::NotReady(since)).await?;
+    // A stop that is repeated happened before.
+    if since == now {
+        app.events.pod(&pod, Happened::Stopped);
+    }
     Ok(())
 }

@@ -4,7 +4,7 @@ use cri_api::v1::{self, image_service_server::ImageService};
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::Images;
+use super::{Images, listing};
 use crate::ops;
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -39,9 +39,12 @@ impl ImageService for Images {
 
     type StreamImagesStream = BoxStream<'static, Result<v1::StreamImagesResponse, Status>>;
 
-    async fn stream_images(&self, _: Request<v1::StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
-        Err(Status::unimplemented(
-            "StreamImages is not implemented by this version of crisp",
-        ))
+    async fn stream_images(
+        &self,
+        request: Request<v1::StreamImagesRequest>,
+    ) -> Reply<Self::StreamImagesStream> {
+        let items = ops::images::list(&self.0, request.into_inner().filter.as_ref());
+        let wrap = |images| v1::StreamImagesResponse { images };
+        Ok(Response::new(listing::stream(items, wrap)))
     }
 }

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod deadline;
 mod image;
+mod listing;
 pub mod observe;
 mod runtime;
 

@@ -1,10 +1,10 @@
 //! CRI's RuntimeService.
 
 use cri_api::v1::{self, runtime_service_server::RuntimeService};
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::Runtime;
+use super::{Runtime, listing};
 use crate::ops;
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -175,9 +175,11 @@ impl RuntimeService for Runtime {
 
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<v1::StreamPodSandboxesRequest>,
+        request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
-        absent("StreamPodSandboxes")
+        let items = ops::inspect::pods(&self.0, request.into_inner().filter.as_ref());
+        let wrap = |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes };
+        Ok(Response::new(listing::stream(items, wrap)))
     }
 
     async fn update_pod_sandbox_resources(
@@ -190,9 +192,11 @@ impl RuntimeService for Runtime {
 
     async fn stream_containers(
         &self,
-        _: Request<v1::StreamContainersRequest>,
+        request: Request<v1::StreamContainersRequest>,
     ) -> Reply<Self::StreamContainersStream> {
-        absent("StreamContainers")
+        let items = ops::inspect::containers(&self.0, request.into_inner().filter.as_ref());
+        let wrap = |containers| v1::StreamContainersResponse { containers };
+        Ok(Response::new(listing::stream(items, wrap)))
     }
 
     async fn update_container_resources(
@@ -300,7 +304,8 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<v1::GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
-        absent("GetContainerEvents")
+        let events = self.0.events.subscribe();
+        Ok(Response::new(events.map(|event| Ok(event?)).boxed()))
     }
 
     async fn checkpoint_container(

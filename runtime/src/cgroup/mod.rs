@@ -286,6 +286,18 @@ impl Cgroup {
         kill::pids(&self.representative().mount.join(&self.path))
     }
 
+    /// Lets a frozen cgroup go on, so that its processes can act on a signal. One that does not exist, or is frozen
+    /// from above, is left as it is: for what must end there is [`kill`](Cgroup::kill).
+    pub fn thaw(&self) {
+        for hierarchy in self.members() {
+            let directory = hierarchy.mount.join(&self.path);
+            let _ = match hierarchy.is_v2() {
+                true => try_write(&directory.join("cgroup.freeze"), "0"),
+                false => try_write(&directory.join("freezer.state"), "THAWED"),
+            };
+        }
+    }
+
     /// Sends SIGKILL to every process in it and below it, also to those that are forked meanwhile. Does not wait for
     /// them to be gone: [`Cgroup::remove`] does.
     ///

@@ -1,0 +1,130 @@
+//! Stops that somebody or something stands in the way of.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use k8s_cri::v1::ContainerState;
+use test_e2e::disk::Disk;
+use test_e2e::harness::Server;
+use test_e2e::layout::Settings;
+use test_e2e::specs::Container;
+
+/// Freezes a container's cgroup, as `docker pause` or a checkpoint would.
+async fn freeze(server: &Server, id: &str) {
+    let info = server.client.container_info(id).await;
+    let cgroup = info["cgroup"]
+        .as_str()
+        .expect("a cgroup")
+        .trim_start_matches('/')
+        .to_owned();
+    let v1 = PathBuf::from("/sys/fs/cgroup/freezer")
+        .join(&cgroup)
+        .join("freezer.state");
+    let v2 = PathBuf::from("/sys/fs/cgroup")
+        .join(&cgroup)
+        .join("cgroup.freeze");
+    if v1.exists() {
+        fs::write(v1, "FROZEN").unwrap();
+    } else {
+        fs::write(v2, "1").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_container_is_thawed_and_ends_in_its_own_way() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("frozen").await;
+    let polite =
+        Container::new("main", &image).shell("trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done");
+    let id = pod.start(&polite).await;
+    pod.logged("main.log", "up").await;
+    freeze(&server, &id).await;
+    server.client.stop(&id, 600).await.unwrap();
+    assert_eq!(server.client.container_status(&id).await.unwrap().exit_code, 7);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_frozen_container_is_killed_all_the_same() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("frozen").await;
+    let id = pod
+        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    freeze(&server, &id).await;
+    server.client.stop(&id, 0).await.unwrap();
+    assert_eq!(server.client.container_status(&id).await.unwrap().exit_code, 137);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn execs_go_on_during_the_grace() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("grace").await;
+    let stubborn = Container::new("main", &image)
+        .shell("trap 'echo asked' TERM; echo up; until [ -e /done ]; do sleep 0.05; done; exit 9");
+    let id = pod.start(&stubborn).await;
+    pod.logged("main.log", "up").await;
+    let stop = server.client.stop(&id, 600);
+    let exec = async {
+        pod.logged("main.log", "asked").await;
+        server
+            .client
+            .exec(&id, &["/bin/sh", "-c", "sleep 0.2; echo hooked; touch /done"], 60)
+            .await
+    };
+    let (stopped, hook) = tokio::join!(stop, exec);
+    assert_eq!(hook.unwrap().stdout, b"hooked\n");
+    stopped.unwrap();
+    assert_eq!(server.client.container_status(&id).await.unwrap().exit_code, 9);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_in_a_volume_does_not_hold_the_stop() {
+    let server = Settings {
+        prepare: Some(Disk::preparation()),
+        ..Settings::default()
+    };
+    let server = server.start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("hang").await;
+    let mut disk = Disk::of(&server.host, server.directory()).await;
+    // Its source has to be made, on a disk that takes nothing.
+    let volume = disk.directory.join("volume");
+    let hanging = Container::new("main", &image)
+        .shell("sleep 100000")
+        .mount(&volume, "/data");
+    let id = pod.create(&hanging).await.unwrap();
+    disk.freeze();
+    let client = server.client.clone();
+    let (starting, name) = (server.client.clone(), id.clone());
+    let start = tokio::spawn(async move { starting.start(&name).await });
+    test_e2e::eventually::eventually("the start is under way", || async {
+        let status = server.cli(&["status"]).await;
+        String::from_utf8_lossy(&status.stdout)
+            .contains("StartContainer")
+            .then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    let refused = client.stop(&id, 1).await.expect_err("it cannot be ended");
+    assert!(refused.message().contains("does not answer"), "{refused:?}");
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    // Others are not concerned.
+    let other = Container::new("other", &image).shell("exit 4");
+    assert_eq!(pod.finish(&other).await.0, 4);
+    disk.thaw();
+    let _ = start.await.unwrap();
+    client
+        .stop(&id, 0)
+        .await
+        .expect("a later stop finds a container that can be ended");
+    let state = client.container_status(&id).await.unwrap().state();
+    assert_eq!(state, ContainerState::ContainerExited);
+    server.close().await;
+}
