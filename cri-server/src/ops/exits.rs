@@ -96,7 +96,7 @@ fn report(pod: &Pod, fault: &LogFault) {
         pod = %pod.record.config.name,
         container = fault.container.as_str(),
         %error,
-        "log cannot be written; lines are lost until it can"
+        "log cannot be written; the container's output waits until it can"
     );
 }
 

@@ -119,7 +119,8 @@ impl Supervisor {
         if self.reexec.is_some() {
             return Err(RefusalCode::Busy);
         }
-        if !self.log.has_room() {
+        let starting = 1 + self.containers_starting();
+        if !self.log.has_room(starting) {
             return Err(RefusalCode::Full);
         }
         let oom = match start.oom_file.as_deref().map(OomCounter::open).transpose() {
@@ -170,6 +171,12 @@ impl Supervisor {
         }
     }
 
+    fn containers_starting(&self) -> usize {
+        self.containers
+            .keys(|container| matches!(container.phase, Phase::Starting(_)))
+            .len()
+    }
+
     fn launch(
         &mut self,
         start: &StartContainer,
@@ -181,7 +188,8 @@ impl Supervisor {
         }
         // Not before the pod's namespaces exist, which takes a process of one thread; and not after the clone, since
         // the new thread allocates until it is ready.
-        self.log.ensure_running().map_err(Refused::System)?;
+        let starting = 1 + self.containers_starting();
+        self.log.ensure_idle(starting).map_err(Refused::System)?;
         let pod = self
             .namespaces
             .as_ref()
@@ -322,13 +330,16 @@ impl Supervisor {
             }
             None => stdio.stdout,
         };
-        if let Err(error) = self.poll.add(child.pidfd.as_fd(), Token::Init(key).pack()) {
-            return Err((child, error));
-        }
         let stdout = Source::new(StreamName::Stdout, stdout);
         let stderr = Source::new(StreamName::Stderr, stdio.stderr);
-        self.log
-            .open(Box::new(LogSlot::new(key, stdout, stderr, LogFile::new(log))));
+        let slot = Box::new(LogSlot::new(key, stdout, stderr, LogFile::new(log)));
+        if let Err(error) = self.log.open(slot) {
+            return Err((child, error));
+        }
+        if let Err(error) = self.poll.add(child.pidfd.as_fd(), Token::Init(key).pack()) {
+            self.log.finish(key);
+            return Err((child, error));
+        }
         Ok(Running {
             child,
             stdin,

@@ -94,6 +94,7 @@ impl Supervisor {
             .chain(kills)
             .chain(sweep)
             .chain(self.listener.deadline())
+            .chain(self.reexec.as_ref().map(PendingReexec::deadline))
             .min()
     }
 
@@ -105,6 +106,9 @@ impl Supervisor {
         }
         for key in self.execs.keys(|exec| due(exec.deadline())) {
             self.kill_exec(key);
+        }
+        if due(self.reexec.as_ref().map(PendingReexec::deadline)) {
+            self.give_up_reexec();
         }
         if due(self.listener.deadline()) {
             self.listener.resume(&self.poll);
@@ -120,7 +124,6 @@ impl Supervisor {
             match report {
                 Report::Finished(slot) => self.container_drained(slot.key, Some(&slot)),
                 Report::Surrendered(slot) => self.keep_slot(slot),
-                Report::Suspended => self.carry_out_reexec(),
                 Report::Fault { key, errno } => {
                     if let Some(container) = self.containers.get(key) {
                         let container = container.id.clone();
@@ -128,6 +131,9 @@ impl Supervisor {
                     }
                 }
             }
+        }
+        if self.reexec.is_some() && self.log.serving() == 0 {
+            self.carry_out_reexec();
         }
     }
 

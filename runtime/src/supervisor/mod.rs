@@ -8,8 +8,8 @@
 //!                 │ pidfds          ◄── init, execs ─► exit record ─► Exited     │
 //!                 └───────────────┬──────────────────────────────▲───────────────┘
 //!                      slots ▼ (pipes, log file)                 │ slots back, faults
-//!                 ┌───────────────┴───────── log writer ─────────┴───────────────┐
-//!                 │ pipes ─► lines ─► CRI log files                              │
+//!                 ┌───────────────┴────────── log writers ────────┴───────────────┐
+//!                 │ pipes ─► lines ─► CRI log file     a thread per container    │
 //!                 └──────────────────────────────────────────────────────────────┘
 //! ```
 //!
@@ -18,7 +18,8 @@
 //!   tmpfs), and a client that does not read is dropped. Launches are followed as they report.
 //! - An exit is reported after its record is written, and the record is written after the last output is.
 //! - Children are known by pidfd; nothing is ever sent to a bare pid that could have been used again.
-//! - Two threads, of which only this one allocates, so that a clone of it may run ordinary code.
+//! - Of its threads, one per running container besides this one, only this one allocates, so that a clone of it may run
+//!   ordinary code.
 //! - No secret stays here: launch plans are read only by stage-1, after the clone.
 //!
 //! Harmless to whoever gets at it: it runs from sealed memory, outside the pod's cgroups, not dumpable, every descriptor

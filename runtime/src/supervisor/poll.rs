@@ -89,6 +89,16 @@ impl Bell {
         while let Err(Errno::INTR) = rustix::event::poll(&mut fds, None) {}
     }
 
+    /// Waits until it rings, at most that long; whether it did.
+    pub(crate) fn wait_at_most(&self, limit: Duration) -> bool {
+        let limit = Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(limit.subsec_nanos()),
+        };
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&limit)) == Ok(1)
+    }
+
     /// Heard: quiet until the next ring. To be called before looking for what it announces.
     pub(crate) fn hush(&self) {
         let _ = rustix::io::read(&self.0, &mut [0u8; 8]);

@@ -57,7 +57,7 @@ pub(crate) struct Child {
 /// Clones the calling process; the clone runs `child` and exits with the code it returns, or 125 when it panics.
 ///
 /// The memory is copied as by `fork`, but no at-fork handler runs: the clone may allocate only if no other thread
-/// of the process ever holds the allocator's locks. The supervisor's second thread never allocates.
+/// of the process ever holds the allocator's locks. The supervisor's other threads never allocate.
 pub(crate) fn clone3(options: CloneOptions<'_>, child: impl FnOnce() -> i32) -> Result<Child> {
     let mut pidfd: RawFd = -1;
     let mut flags = libc::CLONE_PIDFD as u64;

@@ -1,6 +1,6 @@
 //! Log files of running containers.
 
-use runtime::protocol::{RefusalCode, Reply, Request, SignalScope, WindowSize};
+use runtime::protocol::{Event, RefusalCode, Reply, Request, SignalScope, WindowSize};
 
 use crate::container::{Container, await_file, pod, records};
 
@@ -63,36 +63,104 @@ fn a_terminal_is_logged_as_stdout() {
     );
 }
 
-#[test]
-fn a_full_disk_stops_no_container() {
-    let (_pod, mut client) = pod();
-    let container = Container::shell("seq 1 200000; exit 5");
-    let full = std::fs::File::options().append(true).open("/dev/full").unwrap();
+/// Starts a container with another log than its own.
+fn start_logging_to(client: &mut crate::pod::Client, container: &Container, log: std::os::fd::OwnedFd) {
     let Request::StartContainer {
         start, plan, cgroup, ..
     } = container.request()
     else {
         panic!()
     };
+    let log = Some(log);
     let request = Request::StartContainer {
         start,
         plan,
+        log,
         cgroup,
-        log: Some(full.into()),
     };
     crate::container::started(client.ask(request));
-    let mut faults = 0;
-    loop {
-        match client.event() {
-            runtime::protocol::Event::LogFault(fault) => {
-                assert_eq!((&fault.container, fault.errno), (&container.id, libc::ENOSPC));
-                faults += 1;
-            }
-            runtime::protocol::Event::Exited(exited) => break assert_eq!(exited.status.code, 5),
-        }
+}
+
+#[test]
+fn a_full_disk_holds_a_container_until_there_is_room_elsewhere() {
+    let (_pod, mut client) = pod();
+    let container = Container::shell("seq 1 200000; exit 5");
+    let full = std::fs::File::options().append(true).open("/dev/full").unwrap();
+    start_logging_to(&mut client, &container, full.into());
+    let Event::LogFault(fault) = client.event() else {
+        panic!("no fault")
+    };
+    assert_eq!((&fault.container, fault.errno), (&container.id, libc::ENOSPC));
+    let reopen = Request::ReopenLog {
+        container: container.id.clone(),
+        log: container.log("log").into(),
+    };
+    assert!(matches!(client.ask(reopen), Reply::Done));
+    // Once told, and not a line lost.
+    let Event::Exited(exited) = client.event() else {
+        panic!("a second fault")
+    };
+    assert_eq!(exited.status.code, 5);
+    let log = container.read_log("log");
+    let lines = records(&log);
+    assert_eq!(lines.len(), 200_000);
+    assert_eq!((lines[0], lines[199_999]), ("stdout F 1", "stdout F 200000"));
+    assert_eq!(client.list().container(&container.id).unwrap().log_lost, 0);
+}
+
+#[test]
+fn what_waits_for_room_goes_on_waiting_in_a_newer_binary() {
+    let (_pod, mut client) = pod();
+    let container = Container::shell("seq 1 50000; exit 5");
+    let full = std::fs::File::options().append(true).open("/dev/full").unwrap();
+    start_logging_to(&mut client, &container, full.into());
+    assert!(matches!(client.event(), Event::LogFault(_)));
+    let binary = crate::pod::binary().to_fd().unwrap();
+    assert!(matches!(client.ask(Request::Reexec { binary }), Reply::Done));
+    let reopen = Request::ReopenLog {
+        container: container.id.clone(),
+        log: container.log("log").into(),
+    };
+    assert!(matches!(client.ask(reopen), Reply::Done));
+    assert_eq!(container.exited(&mut client).status.code, 5);
+    let log = container.read_log("log");
+    for (number, line) in (1..).zip(records(&log)) {
+        assert_eq!(line, format!("stdout F {number}"));
     }
-    assert_eq!(faults, 1);
-    assert!(client.list().container(&container.id).unwrap().log_lost > 1_000_000);
+    assert_eq!(records(&log).len(), 50_000);
+}
+
+#[test]
+fn a_sleeping_disk_holds_up_nothing_but_its_containers_output() {
+    let (_pod, mut client) = pod();
+    // Written to it sleeps, until somebody reads: as a file on a frozen file system.
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let container = Container::shell("seq 1 20000; sleep 1000");
+    start_logging_to(&mut client, &container, writer.into());
+    let sibling = Container::shell("seq 1 1000; exit 3");
+    sibling.start(&mut client);
+    assert_eq!(sibling.exited(&mut client).status.code, 3);
+    assert_eq!(records(&sibling.read_log("log")).len(), 1000);
+    let exec = container.exec("e1", &["true"], |_| {});
+    assert!(matches!(client.ask(exec), Reply::ExecStarted { .. }));
+    // A newer image would have to wait for the sleeper.
+    let binary = crate::pod::binary().to_fd().unwrap();
+    assert_eq!(client.refusal(Request::Reexec { binary }), RefusalCode::Busy);
+    client.ask(container.signal(libc::SIGKILL, SignalScope::All));
+    assert_eq!(container.exited(&mut client).status.signal, Some(9));
+    // It wakes up, and writes what the container had written.
+    let mut log = std::io::BufReader::new(reader);
+    let mut first = String::new();
+    std::io::BufRead::read_line(&mut log, &mut first).unwrap();
+    assert_eq!(records(&first), ["stdout F 1"]);
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut log, &mut rest).unwrap();
+    let lines = records(&rest);
+    assert!(lines.len() > 1000);
+    for (number, line) in (2..).zip(&lines[..lines.len() - 1]) {
+        assert_eq!(*line, format!("stdout F {number}"));
+    }
 }
 
 #[test]

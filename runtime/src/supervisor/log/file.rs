@@ -46,9 +46,16 @@ impl LogFile {
         self.file.is_some()
     }
 
-    /// Bytes of records that could not be written.
+    /// Bytes that never came into a file: those that it had no room for when the container had ended.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Gives up bytes for which there is neither room nor time.
+    pub(crate) fn lose(&mut self, bytes: usize) {
+        if self.is_open() {
+            self.lost += bytes as u64;
+        }
     }
 
     /// Takes up the count of another supervisor image.
@@ -86,8 +93,17 @@ impl LogFile {
             successor.patience -= 1;
             return;
         }
-        self.file = self.successor.take().map(|successor| successor.file);
+        self.give_way();
+    }
+
+    /// Lets a successor take over at once, between two records; whether there was one.
+    pub(crate) fn give_way(&mut self) -> bool {
+        let Some(successor) = self.successor.take() else {
+            return false;
+        };
+        self.file = Some(successor.file);
         self.fault = Fault::None;
+        true
     }
 
     /// The errno of the first failed write to this file, once.
@@ -106,9 +122,12 @@ impl LogFile {
         self.fault = Fault::Unreported(errno);
     }
 
-    /// Appends whole records. What cannot be written is lost, and counted.
-    pub(crate) fn append(&mut self, records: &[u8]) {
-        let Some(file) = &self.file else { return };
+    /// Appends whole records; returns how many of their bytes need no further attempt. Fewer than all when the file takes
+    /// no more for now; it ends with a whole record then.
+    pub(crate) fn append(&mut self, records: &[u8]) -> usize {
+        let Some(file) = &self.file else {
+            return records.len();
+        };
         let mut written = 0;
         while written < records.len() {
             match rustix::io::write(file, &records[written..]) {
@@ -123,24 +142,28 @@ impl LogFile {
                 }
             }
         }
-        if written < records.len() {
-            let whole = memchr::memrchr(b'\n', &records[..written]).map_or(0, |end| end + 1);
-            cut_back(file, written - whole);
-            self.lost += (records.len() - whole) as u64;
+        if written == records.len() {
+            return written;
+        }
+        let whole = memchr::memrchr(b'\n', &records[..written]).map_or(0, |end| end + 1);
+        match cut_back(file, written - whole) {
+            true => whole,
+            // The torn record stays, and is completed as soon as there is room.
+            false => written,
         }
     }
 }
 
 /// Removes the last `torn` bytes: the beginning of a record whose rest found no room. This thread is the only writer.
-fn cut_back(file: &OwnedFd, torn: usize) {
+fn cut_back(file: &OwnedFd, torn: usize) -> bool {
     if torn == 0 {
-        return;
+        return true;
     }
-    if let Ok(status) = rustix::fs::fstat(file) {
-        let size = u64::try_from(status.st_size)
-            .unwrap_or(0)
-            .saturating_sub(torn as u64);
-        // A file that cannot even be cut keeps its torn record; the fault has been reported.
-        let _ = rustix::fs::ftruncate(file.as_fd(), size);
-    }
+    let Ok(status) = rustix::fs::fstat(file) else {
+        return false;
+    };
+    let size = u64::try_from(status.st_size)
+        .unwrap_or(0)
+        .saturating_sub(torn as u64);
+    rustix::fs::ftruncate(file.as_fd(), size).is_ok()
 }

@@ -20,10 +20,10 @@ pub(crate) const RECORD_MAX: usize = PREFIX_LEN + PIECE + 1;
 /// Position of the tag in the prefix.
 const TAG: usize = PREFIX_LEN - 2;
 
-/// Where records go: room for some, and a way to make room.
+/// Where records go.
 pub(crate) trait Output {
-    /// Room for a record of `length` bytes, at most [`RECORD_MAX`].
-    fn room(&mut self, length: usize) -> &mut [u8];
+    /// Room for a record of `length` bytes, at most [`RECORD_MAX`]; none when what is there must be written first.
+    fn room(&mut self, length: usize) -> Option<&mut [u8]>;
 }
 
 /// One stream on its way into records.
@@ -75,58 +75,78 @@ impl Lines {
         start
     }
 
-    /// Cuts `data`, whose first `known` bytes are the ones held back and have no line end, and holds back the rest.
+    /// Cuts `data`, whose first `known` bytes have no line end, and holds back the rest. Where the output had no more
+    /// room it stops and says where: what follows is to be cut again, and nothing is held back.
     pub(crate) fn cut(
         &mut self,
-        mut data: &[u8],
+        data: &[u8],
         known: usize,
         stamp: &[u8; STAMP_LEN],
         out: &mut impl Output,
-    ) {
+    ) -> Cut {
         self.prefix[..STAMP_LEN].copy_from_slice(stamp);
-        let mut known = known;
+        let (mut done, mut known) = (0, known);
         loop {
-            let window = &data[known..data.len().min(PIECE + 1)];
-            if let Some(end) = memchr::memchr(b'\n', window) {
-                self.record(b'F', &data[..known + end], out);
-                data = &data[known + end + 1..];
-                self.continued = false;
-            } else if data.len() > PIECE {
-                self.record(b'P', &data[..PIECE], out);
-                data = &data[PIECE..];
-                self.continued = true;
+            let rest = &data[done..];
+            let window = &rest[known..rest.len().min(PIECE + 1)];
+            let (tag, content, after) = if let Some(end) = memchr::memchr(b'\n', window) {
+                (b'F', known + end, known + end + 1)
+            } else if rest.len() > PIECE {
+                (b'P', PIECE, PIECE)
             } else {
                 break;
+            };
+            if !write_record(&mut self.prefix, tag, &rest[..content], out) {
+                self.held_len = 0;
+                return Cut::NoRoom { at: done };
             }
+            self.continued = tag == b'P';
+            done += after;
             known = 0;
         }
-        self.held[..data.len()].copy_from_slice(data);
-        self.held_len = data.len();
+        let rest = &data[done..];
+        self.held[..rest.len()].copy_from_slice(rest);
+        self.held_len = rest.len();
+        Cut::All
     }
 
-    /// The stream has ended: what is held back goes out as a piece.
+    /// Drops what is held back; returns how much that was.
+    pub(crate) fn forget(&mut self) -> usize {
+        std::mem::take(&mut self.held_len)
+    }
+
+    /// The stream has ended: what is held back goes out as a piece. The output must be empty.
     pub(crate) fn end(&mut self, stamp: &[u8; STAMP_LEN], out: &mut impl Output) {
         self.prefix[..STAMP_LEN].copy_from_slice(stamp);
         if self.held_len > 0 {
-            write_record(&mut self.prefix, b'P', &self.held[..self.held_len], out);
+            let written = write_record(&mut self.prefix, b'P', &self.held[..self.held_len], out);
+            debug_assert!(written, "an empty output has room for a record");
         }
         self.held_len = 0;
         self.continued = false;
     }
-
-    fn record(&mut self, tag: u8, content: &[u8], out: &mut impl Output) {
-        write_record(&mut self.prefix, tag, content, out);
-    }
 }
 
-fn write_record(prefix: &mut [u8; PREFIX_LEN], tag: u8, content: &[u8], out: &mut impl Output) {
+/// How far a cut came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// All is in records, or held back.
+    All,
+    /// What begins there found no room.
+    NoRoom { at: usize },
+}
+
+fn write_record(prefix: &mut [u8; PREFIX_LEN], tag: u8, content: &[u8], out: &mut impl Output) -> bool {
+    let Some(record) = out.room(PREFIX_LEN + content.len() + 1) else {
+        return false;
+    };
     prefix[TAG] = tag;
-    let record = out.room(PREFIX_LEN + content.len() + 1);
     let (head, rest) = record.split_at_mut(PREFIX_LEN);
     head.copy_from_slice(prefix);
     let (middle, end) = rest.split_at_mut(content.len());
     middle.copy_from_slice(content);
     end.copy_from_slice(b"\n");
+    true
 }
 
 #[cfg(test)]
@@ -135,10 +155,10 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     impl Output for Vec<u8> {
-        fn room(&mut self, length: usize) -> &mut [u8] {
+        fn room(&mut self, length: usize) -> Option<&mut [u8]> {
             let start = self.len();
             self.resize(start + length, 0);
-            &mut self[start..]
+            Some(&mut self[start..])
         }
     }
 

@@ -1,50 +1,51 @@
-//! The control thread's handle on the log writer.
+//! The control thread's handle on the log writers.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::slot::LogSlot;
-use super::writer::{Command, Queues, Report, Writer};
+use super::writer::{COMMANDS_MAX, Command, Queues, Report, Writer};
 use crate::supervisor::poll::Bell;
 
 /// Most containers of one pod that can have a log at once.
 pub(crate) const MAX_LOGS: usize = 128;
-
-/// Stack of the writer thread in bytes: its buffers are elsewhere.
+/// Stack of a writer thread in bytes: its buffers are elsewhere.
 const STACK: usize = 64 * 1024;
 
-/// The log writer, which runs from the first container on.
+/// The log writers: as many as there are containers, at most as many as there were at once.
 ///
-/// Before that the supervisor must have one thread: it creates the pod's namespaces around itself.
+/// Before the first container the supervisor must have one thread: it creates the pod's namespaces around itself.
 #[derive(Debug)]
 pub(crate) struct LogPump {
     reported: Bell,
-    running: Option<Running>,
-    /// Containers whose slot the writer has, or will have.
-    open: usize,
-    /// Commands that found the queue full; sent before any other.
-    backlog: VecDeque<Command>,
+    reports: Receiver<Report>,
+    reporting: SyncSender<Report>,
+    writers: Vec<Handle>,
 }
 
+/// A writer, seen from here. Its thread ends with the process.
 #[derive(Debug)]
-struct Running {
+struct Handle {
     commands: SyncSender<Command>,
     called: Bell,
-    reports: Receiver<Report>,
-    thread: JoinHandle<()>,
+    /// Key of the container whose slot it has, or will have; none when it is idle.
+    serving: Option<u32>,
+    /// Commands that found the queue full; sent before any other.
+    backlog: VecDeque<Command>,
 }
 
 impl LogPump {
     /// A pump without a writer yet.
     pub(crate) fn new() -> io::Result<LogPump> {
+        // Each slot comes back once, and each may report a fault before.
+        let (reporting, reports) = sync_channel(2 * MAX_LOGS);
         Ok(LogPump {
             reported: Bell::new()?,
-            running: None,
-            open: 0,
-            backlog: VecDeque::new(),
+            reports,
+            reporting,
+            writers: Vec::new(),
         })
     }
 
@@ -53,121 +54,139 @@ impl LogPump {
         self.reported.as_fd()
     }
 
-    /// Whether one more container can have a log.
-    pub(crate) fn has_room(&self) -> bool {
-        self.open < MAX_LOGS
+    /// Whether so many more containers can have a log.
+    pub(crate) fn has_room(&self, more: usize) -> bool {
+        self.serving() + more <= MAX_LOGS
     }
 
-    /// Starts the writer if it does not run, so that opening a log cannot fail later.
-    ///
-    /// Returns when the thread has done all that it will ever allocate.
+    /// Containers whose slot a writer has.
+    pub(crate) fn serving(&self) -> usize {
+        self.writers
+            .iter()
+            .filter(|writer| writer.serving.is_some())
+            .count()
+    }
+
+    /// Sees to it that so many logs can be opened without a thread to start.
     ///
     /// # Errors
     /// Those of epoll_create, eventfd and clone.
-    pub(crate) fn ensure_running(&mut self) -> io::Result<()> {
-        if self.running.is_some() {
-            return Ok(());
+    pub(crate) fn ensure_idle(&mut self, wanted: usize) -> io::Result<()> {
+        while self.writers.len() - self.serving() < wanted {
+            let writer = self.start()?;
+            self.writers.push(writer);
         }
-        let (commands, obeyed) = sync_channel(MAX_LOGS);
-        // Each slot comes back once, and each may report a fault before.
-        let (reporting, reports) = sync_channel(MAX_LOGS + MAX_LOGS / 2);
+        Ok(())
+    }
+
+    /// Starts a writer; returns when its thread has done all that it will ever allocate.
+    fn start(&self) -> io::Result<Handle> {
+        let (commands, obeyed) = sync_channel(COMMANDS_MAX);
         let (called, started) = (Bell::new()?, Bell::new()?);
         let queues = Queues {
             commands: obeyed,
             called: called.share()?,
-            reports: reporting,
+            reports: self.reporting.clone(),
             reported: self.reported.share()?,
         };
         let mut writer = Writer::new(queues)?;
         let ready = started.share()?;
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("log".into())
             .stack_size(STACK)
             .spawn(move || {
                 ready.ring();
-                writer.run();
+                writer.run()
             })?;
         started.wait();
-        self.running = Some(Running {
+        Ok(Handle {
             commands,
             called,
-            reports,
-            thread,
-        });
-        Ok(())
+            serving: None,
+            backlog: VecDeque::new(),
+        })
     }
 
-    /// Lends a slot to the writer.
-    pub(crate) fn open(&mut self, slot: Box<LogSlot>) {
-        self.open += 1;
-        self.send(Command::Open(slot));
+    /// Lends a slot to a writer.
+    ///
+    /// # Errors
+    /// As [`ensure_idle`](LogPump::ensure_idle), which makes sure beforehand that there are none.
+    pub(crate) fn open(&mut self, slot: Box<LogSlot>) -> io::Result<()> {
+        self.ensure_idle(1)?;
+        if let Some(idle) = self.writers.iter_mut().find(|writer| writer.serving.is_none()) {
+            idle.serving = Some(slot.key);
+            idle.send(Command::Open(slot));
+        }
+        Ok(())
     }
 
     /// Gives a container's log a new file.
     pub(crate) fn reopen(&mut self, key: u32, file: OwnedFd) {
-        self.send(Command::Reopen(key, file));
+        self.tell(key, Command::Reopen(file));
     }
 
     /// Copies a container's streams to these as well.
     pub(crate) fn attach(&mut self, key: u32, taps: [Option<OwnedFd>; 2]) {
-        self.send(Command::Attach(key, taps));
+        self.tell(key, Command::Attach(taps));
     }
 
     /// A container has ended: its slot comes back as a report once its pipes are empty.
     pub(crate) fn finish(&mut self, key: u32) {
-        self.send(Command::Finish(key));
+        self.tell(key, Command::Finish);
     }
 
-    /// Asks for all slots back; the last report will be `Suspended`.
-    pub(crate) fn suspend(&mut self) {
-        self.send(Command::Suspend);
+    /// Asks for all slots back. A writer that sleeps in a write answers when it wakes up.
+    pub(crate) fn surrender(&mut self) {
+        for writer in self.writers.iter_mut().filter(|writer| writer.serving.is_some()) {
+            writer.send(Command::Surrender);
+        }
     }
 
-    /// Whether there is a writer to suspend.
-    pub(crate) fn is_running(&self) -> bool {
-        self.running.is_some()
+    /// A container whose slot is here already has nobody to be told.
+    fn tell(&mut self, key: u32, command: Command) {
+        if let Some(writer) = self.writers.iter_mut().find(|writer| writer.serving == Some(key)) {
+            writer.send(command);
+        }
     }
 
+    /// The bell has rung.
+    pub(crate) fn hush(&mut self) {
+        self.reported.hush();
+        for writer in &mut self.writers {
+            writer.send_backlog();
+        }
+    }
+
+    /// The next report.
+    pub(crate) fn next_report(&mut self) -> Option<Report> {
+        let report = self.reports.try_recv().ok()?;
+        if let Report::Finished(slot) | Report::Surrendered(slot) = &report {
+            for writer in &mut self.writers {
+                writer.serving = writer.serving.filter(|key| *key != slot.key);
+            }
+        }
+        Some(report)
+    }
+}
+
+impl Handle {
     fn send(&mut self, command: Command) {
         self.backlog.push_back(command);
         self.send_backlog();
     }
 
     fn send_backlog(&mut self) {
-        let Some(running) = &self.running else { return };
+        if self.backlog.is_empty() {
+            return;
+        }
         while let Some(command) = self.backlog.pop_front() {
-            if let Err(refused) = running.commands.try_send(command) {
-                use std::sync::mpsc::TrySendError::{Disconnected, Full};
-                let (Full(command) | Disconnected(command)) = refused;
+            if let Err(TrySendError::Full(command) | TrySendError::Disconnected(command)) =
+                self.commands.try_send(command)
+            {
                 self.backlog.push_front(command);
                 break;
             }
         }
-        running.called.ring();
-    }
-
-    /// The bell has rung.
-    pub(crate) fn hush(&mut self) {
-        self.reported.hush();
-        self.send_backlog();
-    }
-
-    /// The next report.
-    pub(crate) fn next_report(&mut self) -> Option<Report> {
-        let report = match self.running.as_ref()?.reports.try_recv() {
-            Ok(report) => report,
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => return None,
-        };
-        match &report {
-            Report::Finished(_) | Report::Surrendered(_) => self.open -= 1,
-            Report::Suspended => {
-                if let Some(running) = self.running.take() {
-                    // It has nothing left to do but to return; a panic there would have ended the process.
-                    let _ = running.thread.join();
-                }
-            }
-            Report::Fault { .. } => {}
-        }
-        Some(report)
+        self.called.ring();
     }
 }

@@ -1,20 +1,15 @@
-//! One container's part of the log writer: its streams and its file.
+//! One container's log: its streams, its file, and what is between them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use super::buffers::{Batch, Buffers};
 use super::file::LogFile;
-use super::line::{Lines, Output, PIECE, RECORD_MAX};
+use super::line::{Cut, Lines, PIECE};
 use super::stamp::Stamp;
 use super::tap::Taps;
 use crate::protocol::UnixNanos;
-use crate::sys::pages::Pages;
-
-/// Bytes asked for in one read: the capacity of a pipe.
-const READ: usize = 64 * 1024;
-/// Room for records, to be written at once: a full read of lines of a hundred bytes, with their prefixes.
-const BATCH: usize = 128 * 1024;
 
 /// Which of a container's streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +18,7 @@ pub(crate) enum StreamName {
     Stderr,
 }
 
-/// What a container's log is made of. Made by the control thread and lent to the writer.
+/// What a container's log is made of. Made by the control thread and lent to a writer.
 #[derive(Debug)]
 pub(crate) struct LogSlot {
     /// The container's key in the control thread's table.
@@ -31,6 +26,7 @@ pub(crate) struct LogSlot {
     sources: [Source; 2],
     pub(crate) file: LogFile,
     pub(crate) stamp: Stamp,
+    pub(crate) buffers: Buffers,
 }
 
 /// A stream. Its memory stays when it has ended: the control thread frees it, with the slot.
@@ -42,27 +38,36 @@ pub(crate) struct Source {
     taps: Taps,
 }
 
-/// The writer's buffers, one set for all containers.
-#[derive(Debug)]
-pub(crate) struct Buffers {
-    /// Room for held bytes, then for one read.
-    input: Pages,
-    batch: Pages,
-}
-
 /// What one read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pumped {
-    /// Bytes; there may be more.
-    Bytes,
+    /// So many bytes; there may be more.
+    Bytes(usize),
     /// Nothing for now.
     Empty,
     /// The stream has ended; it is for the caller to [`end`](LogSlot::end) it.
     Ended,
 }
 
+/// Whether the file took what there was for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// Nothing is pending.
+    All,
+    /// The file takes no more; the rest stays pending and nothing more is to be read.
+    Stuck,
+}
+
 impl StreamName {
     pub(crate) const ALL: [StreamName; 2] = [StreamName::Stdout, StreamName::Stderr];
+
+    /// The other one.
+    pub(super) fn other(self) -> StreamName {
+        match self {
+            StreamName::Stdout => StreamName::Stderr,
+            StreamName::Stderr => StreamName::Stdout,
+        }
+    }
 
     fn label(self) -> &'static [u8; 8] {
         match self {
@@ -103,21 +108,6 @@ impl Source {
     }
 }
 
-impl Buffers {
-    pub(crate) fn new() -> Buffers {
-        Buffers {
-            input: Pages::new(PIECE + READ),
-            batch: Pages::new(BATCH),
-        }
-    }
-
-    /// Gives their memory back until the next read. Nothing is in them between two reads.
-    pub(crate) fn release(&mut self) {
-        self.input.release();
-        self.batch.release();
-    }
-}
-
 impl LogSlot {
     /// A container's streams and its file.
     pub(crate) fn new(key: u32, stdout: Source, stderr: Source, file: LogFile) -> LogSlot {
@@ -126,6 +116,7 @@ impl LogSlot {
             sources: [stdout, stderr],
             file,
             stamp: Stamp::new(UnixNanos(0)),
+            buffers: Buffers::new(),
         }
     }
 
@@ -150,90 +141,103 @@ impl LogSlot {
         self.sources[name as usize].fd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads once from a stream and writes what lines that makes.
-    pub(crate) fn pump(&mut self, name: StreamName, buffers: &mut Buffers) -> Pumped {
-        let Some(fd) = self.fd(name) else {
+    /// Reads once from a stream. Nothing must be pending; what was read is, until it is [flushed](LogSlot::flush).
+    pub(crate) fn read(&mut self, name: StreamName) -> Pumped {
+        let source = &mut self.sources[name as usize];
+        let Some(fd) = &source.fd else {
             return Pumped::Ended;
         };
+        let buffers = &mut self.buffers;
         let read = match rustix::io::read(fd, &mut buffers.input[PIECE..]) {
-            Ok(0) => None,
-            Ok(read) => Some(read),
+            Ok(0) => return Pumped::Ended,
+            Ok(read) => read,
             Err(Errno::AGAIN | Errno::INTR) => return Pumped::Empty,
             // A pty's master answers EIO once nobody has its slave open.
-            Err(_) => None,
+            Err(_) => return Pumped::Ended,
         };
-        let Some(read) = read else { return Pumped::Ended };
-        self.sources[name as usize]
-            .taps
-            .copy(&buffers.input[PIECE..PIECE + read]);
-        self.pass_on();
+        source.taps.copy(&buffers.input[PIECE..PIECE + read]);
         if self.file.is_open() {
-            let stamp = self.stamp.advance(UnixNanos::now());
-            let mut batch = Batch {
-                room: &mut buffers.batch,
-                used: 0,
-                file: &mut self.file,
-            };
-            let lines = &mut self.sources[name as usize].lines;
-            let start = lines.unhold(&mut buffers.input);
-            lines.cut(
-                &buffers.input[start..PIECE + read],
-                PIECE - start,
-                stamp,
-                &mut batch,
-            );
-            batch.flush();
-            self.pass_on();
+            let start = source.lines.unhold(&mut buffers.input);
+            (buffers.uncut, buffers.known) = (start..PIECE + read, PIECE - start);
+            buffers.stream = name;
+            self.stamp.advance(UnixNanos::now());
         }
-        Pumped::Bytes
+        Pumped::Bytes(read)
     }
 
-    /// Ends a stream: what it holds back goes out, its descriptor is closed. Its writers may live on.
-    pub(crate) fn end(&mut self, name: StreamName, buffers: &mut Buffers) {
+    /// Writes what is pending, as far as the file takes it.
+    pub(crate) fn flush(&mut self) -> Flushed {
         self.pass_on();
-        let source = &mut self.sources[name as usize];
-        source.fd = None;
-        source.taps.close();
-        let stamp = self.stamp.advance(UnixNanos::now());
+        loop {
+            let buffers = &mut self.buffers;
+            let unwritten = buffers.unwritten.clone();
+            buffers.unwritten.start += self.file.append(&buffers.batch[unwritten]);
+            if !buffers.unwritten.is_empty() {
+                // Records are whole wherever they are: with a new file at hand there is no reason to wait.
+                if self.file.give_way() {
+                    continue;
+                }
+                return Flushed::Stuck;
+            }
+            if buffers.uncut.is_empty() {
+                self.pass_on();
+                return Flushed::All;
+            }
+            self.cut();
+        }
+    }
+
+    /// Turns what is uncut into records, as many as there is room for.
+    fn cut(&mut self) {
+        let buffers = &mut self.buffers;
+        let data = &buffers.input[buffers.uncut.clone()];
         let mut batch = Batch {
             room: &mut buffers.batch,
             used: 0,
-            file: &mut self.file,
         };
-        source.lines.end(stamp, &mut batch);
-        batch.flush();
-        self.pass_on();
+        let lines = &mut self.sources[buffers.stream as usize].lines;
+        let cut = lines.cut(data, buffers.known, self.stamp.text(), &mut batch);
+        buffers.unwritten = 0..batch.used;
+        buffers.known = 0;
+        match cut {
+            Cut::All => buffers.uncut = 0..0,
+            Cut::NoRoom { at } => buffers.uncut.start += at,
+        }
+    }
+
+    /// Ends a stream: what it holds back becomes pending, its descriptor is closed. Its writers may live on. Nothing must
+    /// be pending before.
+    pub(crate) fn end(&mut self, name: StreamName) {
+        let source = &mut self.sources[name as usize];
+        source.fd = None;
+        source.taps.close();
+        if !self.file.is_open() {
+            return;
+        }
+        let mut batch = Batch {
+            room: &mut self.buffers.batch,
+            used: 0,
+        };
+        source.lines.end(self.stamp.advance(UnixNanos::now()), &mut batch);
+        self.buffers.unwritten = 0..batch.used;
+    }
+
+    /// Gives up what is pending and what is still in the pipes: the file has had its time. Counted as lost.
+    pub(crate) fn give_up(&mut self) {
+        let mut lost = self.buffers.clear();
+        for source in &mut self.sources {
+            lost += source.lines.forget();
+            if let Some(fd) = source.fd.take() {
+                lost += rustix::io::ioctl_fionread(&fd).map_or(0, |bytes| bytes as usize);
+            }
+            source.taps.close();
+        }
+        self.file.lose(lost);
     }
 
     /// Lets a new file take over if no line is under way.
-    pub(crate) fn pass_on(&mut self) {
+    fn pass_on(&mut self) {
         let boundary = self.sources.iter().all(|source| source.lines.at_line_boundary());
         self.file.pass_on(boundary);
-    }
-}
-
-/// Records on their way to a file.
-struct Batch<'a> {
-    room: &'a mut [u8],
-    used: usize,
-    file: &'a mut LogFile,
-}
-
-impl Batch<'_> {
-    fn flush(&mut self) {
-        self.file.append(&self.room[..self.used]);
-        self.used = 0;
-    }
-}
-
-impl Output for Batch<'_> {
-    fn room(&mut self, length: usize) -> &mut [u8] {
-        const { assert!(BATCH >= RECORD_MAX) }
-        if self.room.len() - self.used < length {
-            self.flush();
-        }
-        let start = self.used;
-        self.used += length;
-        &mut self.room[start..self.used]
     }
 }

@@ -35,6 +35,11 @@ impl Stamp {
         UnixNanos(self.latest)
     }
 
+    /// The latest stamp.
+    pub(crate) fn text(&self) -> &[u8; STAMP_LEN] {
+        &self.text
+    }
+
     /// Moves on to `now`, or stays when the clock was set back.
     pub(crate) fn advance(&mut self, now: UnixNanos) -> &[u8; STAMP_LEN] {
         self.latest = now.0.max(self.latest);

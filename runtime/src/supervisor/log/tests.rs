@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 
 use super::line::tests::parse;
-use super::slot::{Buffers, Pumped};
+use super::slot::{Flushed, Pumped};
 use super::{LogFile, LogPump, LogSlot, Report, Source, StreamName};
 use crate::sys::memfd;
 
@@ -94,13 +94,12 @@ fn create(directory: &OwnedFd, name: &str) -> File {
 #[test]
 fn two_containers_with_two_streams_each_keep_apart() {
     let mut pump = LogPump::new().unwrap();
-    pump.ensure_running().unwrap();
     let files = [log_file(), log_file()];
     let mut writers = Vec::new();
     for (key, file) in (1..).zip(&files) {
         let (out, stdout) = stream(STDOUT);
         let (err, stderr) = stream(StreamName::Stderr);
-        pump.open(slot(key, stdout, stderr, Some(file)));
+        pump.open(slot(key, stdout, stderr, Some(file))).unwrap();
         writers.push((key, out, err));
     }
     for (key, out, err) in &mut writers {
@@ -126,10 +125,9 @@ fn two_containers_with_two_streams_each_keep_apart() {
 #[test]
 fn an_exit_takes_the_last_bytes_along_though_somebody_holds_the_pipe() {
     let mut pump = LogPump::new().unwrap();
-    pump.ensure_running().unwrap();
     let file = log_file();
     let (mut out, stdout) = stream(STDOUT);
-    pump.open(slot(7, stdout, silent(), Some(&file)));
+    pump.open(slot(7, stdout, silent(), Some(&file))).unwrap();
     let text = vec![b'x'; 60_000];
     out.write_all(&text).unwrap();
     pump.finish(7);
@@ -142,10 +140,9 @@ fn an_exit_takes_the_last_bytes_along_though_somebody_holds_the_pipe() {
 #[test]
 fn whoever_writes_without_end_does_not_hold_up_an_exit() {
     let mut pump = LogPump::new().unwrap();
-    pump.ensure_running().unwrap();
     let file = File::options().append(true).open("/dev/null").unwrap();
     let (mut out, stdout) = stream(STDOUT);
-    pump.open(slot(1, stdout, silent(), Some(&file)));
+    pump.open(slot(1, stdout, silent(), Some(&file))).unwrap();
     let flood = std::thread::spawn(move || while out.write_all(&[b'y'; 65_536]).is_ok() {});
     let asked = Instant::now();
     pump.finish(1);
@@ -159,10 +156,9 @@ fn reopening_under_load_loses_and_tears_nothing() {
     const LINES: usize = 200_000;
     const FILES: usize = 12;
     let mut pump = LogPump::new().unwrap();
-    pump.ensure_running().unwrap();
     let (mut out, stdout) = stream(STDOUT);
     let mut files = vec![log_file()];
-    pump.open(slot(1, stdout, silent(), Some(&files[0])));
+    pump.open(slot(1, stdout, silent(), Some(&files[0]))).unwrap();
     let writer = std::thread::spawn(move || {
         let mut batch = Vec::new();
         for line in 0..LINES {
@@ -196,90 +192,169 @@ fn reopening_under_load_loses_and_tears_nothing() {
     assert!(all == expected, "{} bytes of {}", all.len(), expected.len());
 }
 
+/// Takes all the room that a disk has, until it is truncated.
+fn fill(disk: &OwnedFd) -> File {
+    let mut filler = create(disk, "filler");
+    while filler.write(&[b'f'; 4096]).is_ok_and(|written| written > 0) {}
+    filler
+}
+
 #[test]
-fn a_full_disk_loses_whole_records_says_so_once_and_goes_on_in_the_next_file() {
-    let disk = small_disk(256 * 1024);
+fn a_full_disk_holds_its_container_says_so_once_and_loses_nothing() {
+    let disk = small_disk(1 << 20);
     let file = create(&disk, "log");
     let mut pump = LogPump::new().unwrap();
-    pump.ensure_running().unwrap();
     let (mut out, stdout) = stream(STDOUT);
-    pump.open(slot(3, stdout, silent(), Some(&file)));
+    pump.open(slot(3, stdout, silent(), Some(&file))).unwrap();
     let mut written = Vec::new();
-    for line in 0..8000 {
+    for line in 0..3000 {
         writeln!(written, "line {line} {}", "z".repeat(100)).unwrap();
     }
-    out.write_all(&written).unwrap();
+    let flood = written.clone();
+    let filler = fill(&disk);
+    let writer = std::thread::spawn(move || out.write_all(&flood).unwrap());
     let fault = next_report(&mut pump);
-    assert!(
+    let no_space = |report: &Report| {
         matches!(
-            fault,
+            report,
             Report::Fault {
                 key: 3,
                 errno: libc::ENOSPC
             }
-        ),
-        "{fault:?}"
-    );
-    let elsewhere = log_file();
-    pump.reopen(3, elsewhere.try_clone().unwrap().into());
-    // What the full disk had to take is gone from the pipe before this line comes.
-    while !content(&elsewhere).ends_with(b"after\n") {
-        out.write_all(b"after\n").unwrap();
+        )
+    };
+    assert!(no_space(&fault), "{fault:?}");
+    // A little room at a time: each time the file is full again, and ends with a whole record.
+    let mut kept = 0;
+    for room in [900_000, 700_000] {
+        filler.set_len(room).unwrap();
+        await_that(|| content(&file).len() > kept);
+        kept = parse(&content(&file), "stdout").len();
+        assert!(!writer.is_finished(), "the container waits");
     }
+    filler.set_len(0).unwrap();
+    writer.join().unwrap();
     pump.finish(3);
     let slot = finished(&mut pump);
-    let kept = content(&file);
-    // Whole lines in their order; what came when there was a little room again may follow a gap, and some of the
-    // lines after the flood may have come before the next file took over.
-    let after = std::iter::repeat_n(&b"after\n"[..], 100_000);
-    let mut rest = written.split_inclusive(|c| *c == b'\n').chain(after);
-    for line in parse(&kept, "stdout").split_inclusive(|c| *c == b'\n') {
-        assert!(
-            rest.any(|other| other == line),
-            "{}",
-            String::from_utf8_lossy(line)
-        );
+    assert!(parse(&content(&file), "stdout") == written);
+    assert_eq!(slot.file.lost(), 0);
+}
+
+#[test]
+fn a_full_disk_is_left_for_the_next_file_at_once() {
+    let disk = small_disk(256 * 1024);
+    let file = create(&disk, "log");
+    let _filler = fill(&disk);
+    let mut pump = LogPump::new().unwrap();
+    let (mut out, stdout) = stream(STDOUT);
+    pump.open(slot(3, stdout, silent(), Some(&file))).unwrap();
+    out.write_all(b"one\ntwo\nthr").unwrap();
+    assert!(matches!(next_report(&mut pump), Report::Fault { key: 3, .. }));
+    let elsewhere = log_file();
+    pump.reopen(3, elsewhere.try_clone().unwrap().into());
+    await_that(|| content(&elsewhere).ends_with(b"two\n"));
+    out.write_all(b"ee\n").unwrap();
+    pump.finish(3);
+    finished(&mut pump);
+    assert_eq!(parse(&content(&elsewhere), "stdout"), b"one\ntwo\nthree\n");
+    assert!(content(&file).is_empty());
+}
+
+#[test]
+fn what_never_found_room_is_counted_when_the_container_has_ended() {
+    let file = File::options().append(true).open("/dev/full").unwrap();
+    let mut pump = LogPump::new().unwrap();
+    let (mut out, stdout) = stream(STDOUT);
+    pump.open(slot(5, stdout, silent(), Some(&file))).unwrap();
+    out.write_all(b"one\ntwo").unwrap();
+    assert!(matches!(next_report(&mut pump), Report::Fault { key: 5, .. }));
+    pump.finish(5);
+    let slot = finished(&mut pump);
+    // A record of four bytes and its prefix, and the tail that was held back.
+    assert_eq!(slot.file.lost(), 30 + 10 + 4 + 3);
+}
+
+/// A log whose writer sleeps in the kernel as on a frozen disk: a pipe that is full, and whoever reads it thaws it.
+fn frozen() -> (File, OwnedFd) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while rustix::io::write(&writer, &[b'i'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    (File::from(OwnedFd::from(reader)), writer.into())
+}
+
+#[test]
+fn a_write_that_sleeps_parks_its_container_alone() {
+    let mut pump = LogPump::new().unwrap();
+    let (mut disk, file) = frozen();
+    let (mut stuck, stdout) = stream(STDOUT);
+    let log = LogFile::new(Some(file));
+    pump.open(Box::new(LogSlot::new(1, stdout, silent(), log)))
+        .unwrap();
+    stuck.write_all(b"asleep\n").unwrap();
+    let log = log_file();
+    let (mut out, stdout) = stream(STDOUT);
+    pump.open(slot(2, stdout, silent(), Some(&log))).unwrap();
+    out.write_all(b"awake\n").unwrap();
+    await_that(|| content(&log).ends_with(b"awake\n"));
+    pump.finish(1);
+    pump.finish(2);
+    assert_eq!(finished(&mut pump).key, 2);
+    // Another container gets a writer all the same, and the sleeper's slot comes back when it wakes up.
+    let (mut out, stdout) = stream(STDOUT);
+    pump.open(slot(3, stdout, silent(), Some(&log))).unwrap();
+    out.write_all(b"later\n").unwrap();
+    await_that(|| content(&log).ends_with(b"later\n"));
+    assert_eq!(pump.serving(), 2);
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        disk.read_to_end(&mut all).unwrap();
+        all
+    });
+    let slot = finished(&mut pump);
+    assert_eq!((slot.key, slot.file.lost()), (1, 0));
+    drop(slot);
+    let written = reader.join().unwrap();
+    let ice = written.iter().take_while(|byte| **byte == b'i').count();
+    assert_eq!(parse(&written[ice..], "stdout"), b"asleep\n");
+}
+
+fn await_that(holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain");
+        std::thread::yield_now();
     }
-    assert!(
-        kept.len() > 100_000 && slot.file.lost() > 100_000,
-        "{} {}",
-        kept.len(),
-        slot.file.lost()
-    );
 }
 
 #[test]
 fn a_container_without_a_log_file_is_drained() {
     let mut pump = LogPump::new().unwrap();
-    pump.ensure_running().unwrap();
     let (mut out, stdout) = stream(STDOUT);
-    pump.open(slot(1, stdout, silent(), None));
+    pump.open(slot(1, stdout, silent(), None)).unwrap();
     out.write_all(&vec![b'x'; 1 << 20]).unwrap();
     pump.finish(1);
     assert_eq!(finished(&mut pump).file.lost(), 0);
 }
 
 #[test]
-fn a_suspended_writer_gives_back_the_line_it_holds() {
+fn a_writer_gives_back_the_line_it_holds() {
     let mut pump = LogPump::new().unwrap();
-    pump.ensure_running().unwrap();
     let file = log_file();
     let (mut out, stdout) = stream(STDOUT);
-    pump.open(slot(1, stdout, silent(), Some(&file)));
+    pump.open(slot(1, stdout, silent(), Some(&file))).unwrap();
     out.write_all(b"whole\nhalf").unwrap();
     while content(&file).is_empty() {
         std::thread::yield_now();
     }
-    pump.suspend();
+    pump.surrender();
     let Report::Surrendered(surrendered) = next_report(&mut pump) else {
         panic!("no slot")
     };
-    assert!(matches!(next_report(&mut pump), Report::Suspended));
-    assert!(!pump.is_running());
+    assert_eq!(pump.serving(), 0);
     assert_eq!(surrendered.source(STDOUT).parts().1, b"half");
     out.write_all(b" and half\n").unwrap();
-    pump.ensure_running().unwrap();
-    pump.open(surrendered);
+    pump.open(surrendered).unwrap();
     pump.finish(1);
     finished(&mut pump);
     assert_eq!(parse(&content(&file), "stdout"), b"whole\nhalf and half\n");
@@ -310,7 +385,6 @@ proptest! {
         let (mut out, stdout) = stream(STDOUT);
         let mut files = vec![log_file()];
         let mut slot = slot(1, stdout, silent(), Some(&files[0]));
-        let mut buffers = Buffers::new();
         let mut written = Vec::new();
         for step in steps {
             match step {
@@ -319,18 +393,21 @@ proptest! {
                         (1..=length).map(|i| if i % line_every == 0 { b'\n' } else { b'a' }).collect();
                     out.write_all(&bytes).unwrap();
                     written.extend(bytes);
-                    while slot.pump(STDOUT, &mut buffers) == Pumped::Bytes {}
+                    while let Pumped::Bytes(_) = slot.read(STDOUT) {
+                        prop_assert_eq!(slot.flush(), Flushed::All);
+                    }
                 }
                 Step::Reopen => {
                     files.push(log_file());
                     slot.file.succeed_by(files[files.len() - 1].try_clone().unwrap().into());
-                    slot.pass_on();
+                    prop_assert_eq!(slot.flush(), Flushed::All);
                 }
             }
         }
         drop(out);
-        prop_assert_eq!(slot.pump(STDOUT, &mut buffers), Pumped::Ended);
-        slot.end(STDOUT, &mut buffers);
+        prop_assert_eq!(slot.read(STDOUT), Pumped::Ended);
+        slot.end(STDOUT);
+        prop_assert_eq!(slot.flush(), Flushed::All);
         let mut read = Vec::new();
         for file in &files {
             read.extend(parse(&content(file), "stdout"));

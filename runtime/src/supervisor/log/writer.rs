@@ -1,48 +1,60 @@
-//! The writer thread: a loop over whatever pipe has bytes, one read each in turn.
+//! A writer thread: one container's log at a time.
+//!
+//! ```text
+//!              Open                       the file takes no more
+//!   Idle ──────────────► Flowing ◄──────────────────────────────► Stuck: nothing is read, tried again now and then
+//!    ▲                      │ Finish: read what is in the pipes       │ Finish: until DRAIN is over
+//!    └── slot back ─────────┴─────────────────────────────────────────┘
+//! ```
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
-use super::pump::MAX_LOGS;
-use super::slot::{Buffers, LogSlot, Pumped, StreamName};
+use super::slot::{Flushed, LogSlot, Pumped, StreamName};
 use crate::supervisor::poll::{Bell, Poll, Ready};
 
-/// How long the writer goes on reading after a container's end, when somebody still writes.
+/// How long the writer goes on after a container's end, when somebody still writes or the file takes no more.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Pause before a report is tried again that found the control thread's queue full.
-const RETRY: Duration = Duration::from_millis(10);
+/// Pause before a file that took no more is tried again, and before a report is that found the queue full.
+const RETRY: Duration = Duration::from_millis(100);
 /// How long the writer keeps the memory of its buffers after the last bytes.
 const COOL_DOWN: Duration = Duration::from_secs(1);
-/// Token of the eventfd that announces commands; streams have `key << 2 | stream`, taps `key << 2 | TAPS`.
+/// Pause between two reads of a stream that keeps flowing in sips: what comes meanwhile is read and written at once, and
+/// the container need not wake anybody for each line. The kernel makes 0.1 ms of it; a pipe lasts longer.
+const NAP: Duration = Duration::from_micros(50);
+/// Bytes in one read below which it was a sip.
+const SIP: usize = 16 * 1024;
+
+/// Commands on their way to one writer.
+pub(super) const COMMANDS_MAX: usize = 16;
+/// Token of the eventfd that announces commands; streams have their number.
 const COMMANDS: u64 = u64::MAX;
 const TAPS: u64 = 2;
 
-/// What the control thread tells the writer.
+/// What the control thread tells a writer. All but `Open` are about the slot that it has.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Write this container's log from now on.
     Open(Box<LogSlot>),
     /// Go on in another file.
-    Reopen(u32, OwnedFd),
+    Reopen(OwnedFd),
     /// Copy its streams to these as well.
-    Attach(u32, [Option<OwnedFd>; 2]),
+    Attach([Option<OwnedFd>; 2]),
     /// The container's init has ended: write what is in the pipes and give the slot back.
-    Finish(u32),
-    /// Give all slots back and leave.
-    Suspend,
+    Finish,
+    /// Give the slot back as it stands.
+    Surrender,
 }
 
-/// What the writer tells the control thread.
+/// What a writer tells the control thread.
 #[derive(Debug)]
 pub(crate) enum Report {
     /// A slot comes back, its streams written out.
     Finished(Box<LogSlot>),
-    /// A slot comes back as it stands, because of `Suspend`.
+    /// A slot comes back as it stands, because of `Surrender`.
     Surrendered(Box<LogSlot>),
-    /// All slots are back and the writer has left.
-    Suspended,
     /// A write failed, for the first time in this file.
     Fault {
         /// The container's key.
@@ -52,16 +64,13 @@ pub(crate) enum Report {
     },
 }
 
-/// All that the writer thread has.
+/// All that a writer thread has of its own.
 pub(super) struct Writer {
     poll: Poll,
     called: Bell,
     commands: Receiver<Command>,
     reports: SyncSender<Report>,
     reported: Bell,
-    buffers: Buffers,
-    /// Has room for [`MAX_LOGS`], so that it never grows.
-    entries: Vec<Entry>,
 }
 
 /// The writer's ends of the two queues, each with the bell that announces it.
@@ -73,15 +82,22 @@ pub(super) struct Queues {
 }
 
 /// A container's log in the writer's hands.
-struct Entry {
+struct Serving {
     slot: Box<LogSlot>,
-    /// Set once the container has ended: when to stop reading at the latest.
+    /// Set once the container has ended: when to stop at the latest.
     finish_by: Option<Instant>,
+    /// The buffers have been used since their memory was last given back.
+    warm: bool,
+    /// The last read was a sip.
+    sipping: bool,
+    /// The stream whose turn it is while both are drained.
+    next: StreamName,
 }
 
-enum Going {
-    On,
-    Leave,
+/// What becomes of a slot after a turn.
+enum Turn {
+    Goes(Serving),
+    Comes(Report),
 }
 
 impl Writer {
@@ -95,172 +111,200 @@ impl Writer {
             commands: queues.commands,
             reports: queues.reports,
             reported: queues.reported,
-            buffers: Buffers::new(),
-            entries: Vec::with_capacity(MAX_LOGS),
         })
     }
 
-    /// Runs until `Suspend`.
-    pub(super) fn run(&mut self) {
-        let mut ready: Ready = Default::default();
-        // Whether the buffers have been used since they were last given back.
-        let mut warm = false;
+    /// Runs as long as the process. The slot that it has lives on this thread's stack, as a box that is never freed here.
+    pub(super) fn run(&mut self) -> ! {
+        let mut serving = None;
         loop {
-            let draining = self.entries.iter().any(|entry| entry.finish_by.is_some());
-            let pause = match (draining, warm) {
-                // While a container's last bytes are being read there is always something to do.
-                (true, _) => Some(Duration::ZERO),
-                (false, true) => Some(COOL_DOWN),
-                (false, false) => None,
+            let turn = match serving.take() {
+                None => self.idle(),
+                Some(serving) => self.serve(serving),
             };
-            let tokens = self.poll.wait(&mut ready, pause);
-            if tokens.is_empty() && !draining {
-                self.buffers.release();
-            }
-            warm = !tokens.is_empty() || draining;
-            for &token in tokens {
-                if token != COMMANDS {
-                    self.pump(token);
-                    continue;
-                }
-                self.called.hush();
-                if let Going::Leave = self.obey() {
-                    return;
-                }
-            }
-            if draining {
-                self.drain();
+            match turn {
+                Turn::Goes(going) => serving = Some(going),
+                Turn::Comes(report) => self.insist(report),
             }
         }
     }
 
-    fn obey(&mut self) -> Going {
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Open(slot) => self.open(slot),
-                Command::Reopen(key, file) => {
-                    if let Some(entry) = self.find(key) {
-                        entry.slot.file.succeed_by(file);
-                        entry.slot.pass_on();
-                    }
-                }
-                Command::Attach(key, taps) => self.attach(key, taps),
-                Command::Finish(key) => {
-                    if let Some(entry) = self.find(key) {
-                        entry.finish_by = Some(Instant::now() + DRAIN);
-                    }
-                    self.drain();
-                }
-                Command::Suspend => {
-                    self.surrender();
-                    return Going::Leave;
+    fn idle(&mut self) -> Turn {
+        loop {
+            self.called.wait();
+            self.called.hush();
+            // Whatever else is said to an idle writer was meant for a slot that it has just given back.
+            while let Ok(command) = self.commands.try_recv() {
+                if let Command::Open(slot) = command {
+                    // The commands behind it are announced, too.
+                    self.called.ring();
+                    return Turn::Goes(self.open(slot));
                 }
             }
         }
-        Going::On
     }
 
-    fn find(&mut self, key: u32) -> Option<&mut Entry> {
-        self.entries.iter_mut().find(|entry| entry.slot.key == key)
-    }
-
-    fn open(&mut self, slot: Box<LogSlot>) {
-        debug_assert!(self.entries.len() < MAX_LOGS);
+    fn open(&mut self, slot: Box<LogSlot>) -> Serving {
         for name in StreamName::ALL {
             if let Some(fd) = slot.fd(name) {
                 // A stream that finds no room in the set is still read when its container ends.
-                let _ = self.poll.add(fd, token(slot.key, name));
+                let _ = self.poll.add(fd, name as u64);
             }
-            slot.source(name).taps().watch(&self.poll, taps_token(slot.key));
+            slot.source(name).taps().watch(&self.poll, TAPS);
         }
-        self.entries.push(Entry {
+        Serving {
             slot,
             finish_by: None,
-        });
+            warm: true,
+            sipping: false,
+            next: StreamName::Stdout,
+        }
     }
 
-    fn attach(&mut self, key: u32, taps: [Option<OwnedFd>; 2]) {
-        let Some(entry) = self.entries.iter_mut().find(|entry| entry.slot.key == key) else {
-            return;
+    /// Writes what is pending, and when there is nothing pending, reads.
+    fn serve(&mut self, mut serving: Serving) -> Turn {
+        if serving.slot.flush() == Flushed::Stuck {
+            return self.wait_for_room(serving);
+        }
+        match serving.finish_by {
+            Some(by) => self.finish(serving, by),
+            None => self.listen(serving),
+        }
+    }
+
+    /// The file takes no more: the container's pipes fill, and the container waits. It alone.
+    fn wait_for_room(&mut self, mut serving: Serving) -> Turn {
+        self.report_fault(&mut serving.slot);
+        if serving.finish_by.is_some_and(|by| by <= Instant::now()) {
+            self.unwatch(&serving.slot, &StreamName::ALL);
+            serving.slot.give_up();
+            return Turn::Comes(Report::Finished(serving.slot));
+        }
+        match self.called.wait_at_most(RETRY) {
+            true => self.obey(serving),
+            false => Turn::Goes(serving),
+        }
+    }
+
+    /// The container has ended: one read of each stream, until there is nothing left, or no time.
+    fn finish(&mut self, mut serving: Serving, by: Instant) -> Turn {
+        let open = |name: &StreamName| serving.slot.fd(*name).is_some();
+        let order = [serving.next, serving.next.other()];
+        let Some(name) = order.into_iter().find(open) else {
+            return Turn::Comes(Report::Finished(serving.slot));
         };
+        serving.next = name.other();
+        let ended = Instant::now() >= by || !matches!(serving.slot.read(name), Pumped::Bytes(_));
+        if ended {
+            self.end(&mut serving.slot, name);
+        }
+        Turn::Goes(serving)
+    }
+
+    fn listen(&mut self, mut serving: Serving) -> Turn {
+        let mut ready: Ready = Default::default();
+        let mut tokens = self.poll.wait(&mut ready, Some(Duration::ZERO));
+        if tokens.is_empty() {
+            serving.sipping = false;
+            tokens = self.poll.wait(&mut ready, serving.warm.then_some(COOL_DOWN));
+        }
+        if tokens.is_empty() {
+            serving.slot.buffers.release();
+            serving.warm = false;
+        }
+        if std::mem::take(&mut serving.sipping) {
+            std::thread::sleep(NAP);
+        }
+        for &token in tokens {
+            match token {
+                COMMANDS => return self.obey(serving),
+                TAPS => {
+                    for name in StreamName::ALL {
+                        serving.slot.source_mut(name).taps_mut().sweep();
+                    }
+                }
+                number => {
+                    let name = StreamName::ALL[usize::from(number == 1)];
+                    self.pump(&mut serving, name);
+                }
+            }
+            // What a stream brought is written before the next token has its turn.
+            if serving.slot.flush() == Flushed::Stuck {
+                break;
+            }
+        }
+        Turn::Goes(serving)
+    }
+
+    fn pump(&self, serving: &mut Serving, name: StreamName) {
+        match serving.slot.read(name) {
+            Pumped::Bytes(length) => {
+                serving.warm = true;
+                serving.sipping = length < SIP;
+            }
+            Pumped::Empty => {}
+            Pumped::Ended => self.end(&mut serving.slot, name),
+        }
+    }
+
+    fn obey(&mut self, mut serving: Serving) -> Turn {
+        self.called.hush();
+        let mut obeyed = 0;
+        while let Ok(command) = self.commands.try_recv() {
+            obeyed += 1;
+            if obeyed == COMMANDS_MAX {
+                // There may be more that found no room.
+                self.reported.ring();
+            }
+            match command {
+                Command::Reopen(file) => serving.slot.file.succeed_by(file),
+                Command::Attach(taps) => self.attach(&mut serving.slot, taps),
+                Command::Finish => serving.finish_by = Some(Instant::now() + DRAIN),
+                Command::Surrender => {
+                    self.unwatch(&serving.slot, &StreamName::ALL);
+                    return Turn::Comes(Report::Surrendered(serving.slot));
+                }
+                // The control thread opens a slot only where there is none; should it ever, better two boxes than a free.
+                Command::Open(slot) => std::mem::forget(slot),
+            }
+        }
+        Turn::Goes(serving)
+    }
+
+    fn attach(&self, slot: &mut LogSlot, taps: [Option<OwnedFd>; 2]) {
         for (name, tap) in StreamName::ALL.into_iter().zip(taps) {
             // A stream that has ended has nothing to copy: dropping the tap tells the client.
-            if let Some(tap) = tap.filter(|_| entry.slot.fd(name).is_some()) {
-                let taps = entry.slot.source_mut(name).taps_mut();
-                taps.add(tap, &self.poll, taps_token(key));
+            if let Some(tap) = tap.filter(|_| slot.fd(name).is_some()) {
+                slot.source_mut(name).taps_mut().add(tap, &self.poll, TAPS);
             }
         }
     }
 
-    fn pump(&mut self, token: u64) {
-        let wanted = |entry: &&mut Entry| u64::from(entry.slot.key) == token >> 2;
-        let Some(entry) = self.entries.iter_mut().find(wanted) else {
-            return;
-        };
-        if token & TAPS != 0 {
-            for name in StreamName::ALL {
-                entry.slot.source_mut(name).taps_mut().sweep();
-            }
-            return;
-        }
-        let name = StreamName::ALL[usize::from(token & 1 == 1)];
-        if entry.slot.pump(name, &mut self.buffers) == Pumped::Ended {
-            end(&self.poll, &mut entry.slot, name, &mut self.buffers);
-        }
-        if let Some(errno) = entry.slot.file.take_fault() {
-            if self
-                .reports
-                .try_send(Report::Fault {
-                    key: entry.slot.key,
-                    errno,
-                })
-                .is_err()
-            {
-                entry.slot.file.keep_fault(errno);
-            }
-            self.reported.ring();
-        }
+    /// Ends a stream. It leaves the epoll set first: a pty's master has a second descriptor, in the control thread, which
+    /// would keep it there.
+    fn end(&self, slot: &mut LogSlot, name: StreamName) {
+        self.unwatch(slot, &[name]);
+        slot.end(name);
     }
 
-    /// One read of each stream of each container that has ended; gives back the slots that are empty.
-    fn drain(&mut self) {
-        let mut index = 0;
-        while index < self.entries.len() {
-            let Entry {
-                slot,
-                finish_by: Some(finish_by),
-            } = &mut self.entries[index]
-            else {
-                index += 1;
-                continue;
-            };
-            let reads = StreamName::ALL.map(|name| slot.pump(name, &mut self.buffers));
-            if reads.contains(&Pumped::Bytes) && Instant::now() < *finish_by {
-                index += 1;
-                continue;
+    fn unwatch(&self, slot: &LogSlot, streams: &[StreamName]) {
+        for name in streams {
+            for fd in slot.fd(*name).into_iter() {
+                self.poll.remove(fd);
             }
-            for name in StreamName::ALL {
-                end(&self.poll, slot, name, &mut self.buffers);
-            }
-            let finish_by = *finish_by;
-            let entry = self.entries.swap_remove(index);
-            if let Some(Report::Finished(slot)) = self.report(Report::Finished(entry.slot)) {
-                // The control thread is behind; the slot must not be freed here.
-                self.entries.push(Entry {
-                    slot,
-                    finish_by: Some(finish_by),
-                });
-                std::thread::sleep(RETRY);
-                return;
+            for tap in slot.source(*name).taps().descriptors() {
+                self.poll.remove(tap.as_fd());
             }
         }
     }
 
-    fn surrender(&mut self) {
-        while let Some(entry) = self.entries.pop() {
-            self.insist(Report::Surrendered(entry.slot));
+    fn report_fault(&self, slot: &mut LogSlot) {
+        if let Some(errno) = slot.file.take_fault() {
+            let key = slot.key;
+            if self.report(Report::Fault { key, errno }).is_some() {
+                slot.file.keep_fault(errno);
+            }
         }
-        self.insist(Report::Suspended);
     }
 
     /// Reports, however long that takes.
@@ -283,21 +327,4 @@ impl Writer {
             None => None,
         }
     }
-}
-
-fn token(key: u32, name: StreamName) -> u64 {
-    u64::from(key) << 2 | name as u64
-}
-
-fn taps_token(key: u32) -> u64 {
-    u64::from(key) << 2 | TAPS
-}
-
-/// Ends a stream. It leaves the epoll set first: a pty's master has a second descriptor, in the control thread, which
-/// would keep it there.
-fn end(poll: &Poll, slot: &mut LogSlot, name: StreamName, buffers: &mut Buffers) {
-    if let Some(fd) = slot.fd(name) {
-        poll.remove(fd);
-    }
-    slot.end(name, buffers);
 }

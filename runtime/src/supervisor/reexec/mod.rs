@@ -1,7 +1,7 @@
 //! Going on as a newer binary, without the containers noticing.
 //!
 //! ```text
-//!   Reexec{fd} ─► writer surrenders its slots ─► state as CBOR in a memfd ─┐
+//!   Reexec{fd} ─► writers surrender their slots ─► state as CBOR in a memfd ─┐
 //!                                                all descriptors ──────────┤ SCM_RIGHTS in a socket pair
 //!                                                                          ▼
 //!   execve(fd, "--resume"), the pair's other end as descriptor 0 ─► same pid, same children ─► Done
@@ -20,8 +20,9 @@ mod state;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
-use super::container::Phase;
+use super::container::{Container, Phase};
 use super::control::Supervisor;
 use super::exec::ExecPhase;
 use super::log::LogSlot;
@@ -34,11 +35,23 @@ pub(super) use restore::resume;
 pub(super) const RESUME: &str = "--resume";
 const ARGUMENTS: [&CStr; 2] = [c"crisp-pod", c"--resume"];
 
-/// A re-exec that waits for the log writer.
+/// How long the log writers may take to give back what they have. One that sleeps in a write takes longer, and an
+/// `execve` would sleep with it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A re-exec that waits for the log writers.
 pub(super) struct PendingReexec {
     asker: Asker,
     binary: OwnedFd,
     slots: Vec<LogSlot>,
+    deadline: Instant,
+}
+
+impl PendingReexec {
+    /// When it is given up.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
 }
 
 impl Supervisor {
@@ -51,10 +64,10 @@ impl Supervisor {
             asker,
             binary,
             slots: Vec::new(),
+            deadline: Instant::now() + PATIENCE,
         });
-        if self.log.is_running() {
-            self.log.suspend();
-        } else {
+        self.log.surrender();
+        if self.log.serving() == 0 {
             self.carry_out_reexec();
         }
         Ok(None)
@@ -69,14 +82,23 @@ impl Supervisor {
             || self.execs.find(launching).is_some()
     }
 
-    /// A slot that the writer gave back because it was suspended.
+    /// A slot that a writer gave back because it was asked to; late, if that was given up meanwhile.
     pub(super) fn keep_slot(&mut self, slot: Box<LogSlot>) {
-        if let Some(pending) = &mut self.reexec {
-            pending.slots.push(*slot);
+        match &mut self.reexec {
+            Some(pending) => pending.slots.push(*slot),
+            None => self.take_up_logs(vec![*slot]),
         }
     }
 
-    /// The writer has left. Returns only when the old image goes on.
+    /// A writer does not give back what it has: its file's system does not answer.
+    pub(super) fn give_up_reexec(&mut self) {
+        if let Some(pending) = self.reexec.take() {
+            self.take_up_logs(pending.slots);
+            self.reply(pending.asker, Reply::refused(RefusalCode::Busy));
+        }
+    }
+
+    /// All slots are here. Returns only when the old image goes on.
     pub(super) fn carry_out_reexec(&mut self) {
         let Some(pending) = self.reexec.take() else { return };
         // A container may have ended while the writer finished: its last output comes first.
@@ -106,21 +128,17 @@ impl Supervisor {
         error.into()
     }
 
-    /// Starts the writer again where it was.
+    /// Gives slots to writers again, where they were.
     fn take_up_logs(&mut self, slots: Vec<LogSlot>) {
-        if slots.is_empty() || self.log.ensure_running().is_err() {
-            // Without a thread there is no log; the containers' pipes close, and they go on as with a broken pipe.
-            return;
-        }
         for slot in slots {
             let key = slot.key;
-            self.log.open(Box::new(slot));
-            let draining = |phase: &Phase| matches!(phase, Phase::Draining(_));
-            if self
-                .containers
-                .get(key)
-                .is_some_and(|container| draining(&container.phase))
-            {
+            if self.log.open(Box::new(slot)).is_err() {
+                // Without a thread there is no log: the pipes close, and the container goes on as with a broken pipe.
+                continue;
+            }
+            // What was said to the writer after it gave the slot back was not heard.
+            let runs = |container: &Container| matches!(container.phase, Phase::Running(_));
+            if !self.containers.get(key).is_some_and(runs) {
                 self.log.finish(key);
             }
         }

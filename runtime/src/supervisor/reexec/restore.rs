@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use minicbor::bytes::ByteVec;
+
 use super::bundle::Unpacking;
 use super::state;
 use crate::exit::boot_id;
@@ -23,8 +25,9 @@ use crate::supervisor::start::{StartError, own_process, system, take_stdin};
 use crate::supervisor::token::Token;
 use crate::sys::memfd;
 
-/// Largest saved form in bytes: every container with two lines of 16 KiB held back.
-const MAX_STATE: u64 = 16 << 20;
+/// Largest saved form in bytes: every container with two lines of 16 KiB held back, and buffers full of what its file
+/// does not take.
+const MAX_STATE: u64 = 64 << 20;
 
 /// Takes up what the older image of this process left on descriptor 0.
 pub(in crate::supervisor) fn resume() -> Result<Supervisor, StartError> {
@@ -111,9 +114,8 @@ impl Supervisor {
                 self.poll.add(child.pidfd.as_fd(), Token::Init(key).pack())?;
                 let oom = fds.take_some(running.oom)?;
                 let log = running.log.map(|log| restore_log(key, log, fds)).transpose()?;
-                self.log.ensure_running()?;
                 self.log
-                    .open(Box::new(log.unwrap_or_else(|| LogSlot::closed(key))));
+                    .open(Box::new(log.unwrap_or_else(|| LogSlot::closed(key))))?;
                 Phase::Running(Running {
                     child,
                     stdin: Stdin::new(fds.take_some(running.stdin)?, running.stdin_once),
@@ -181,5 +183,12 @@ fn restore_log(key: u32, saved: state::Log, fds: &mut Unpacking) -> io::Result<L
     file.resume(saved.lost, fds.take_some(saved.successor)?);
     let mut slot = LogSlot::new(key, stdout, stderr, file);
     slot.stamp.advance(UnixNanos(saved.latest.0));
+    let of = match saved.uncut_stderr {
+        true => StreamName::Stderr,
+        false => StreamName::Stdout,
+    };
+    let bytes = |saved: Option<ByteVec>| saved.map(Vec::from).unwrap_or_default();
+    slot.buffers
+        .resume(&bytes(saved.unwritten), &bytes(saved.uncut), of);
     Ok(slot)
 }

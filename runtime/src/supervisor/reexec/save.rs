@@ -122,6 +122,7 @@ fn save_log<'a>(slot: &'a LogSlot, fds: &mut Packing<'a>) -> state::Log {
     let stdout = stream(slot.source(StreamName::Stdout));
     let stderr = stream(slot.source(StreamName::Stderr));
     let (file, successor) = slot.file.descriptors();
+    let (unwritten, uncut, of) = slot.buffers.pending();
     state::Log {
         file: fds.put_some(file),
         successor: fds.put_some(successor),
@@ -129,6 +130,9 @@ fn save_log<'a>(slot: &'a LogSlot, fds: &mut Packing<'a>) -> state::Log {
         latest: slot.stamp.latest(),
         stdout,
         stderr,
+        unwritten: (!unwritten.is_empty()).then(|| unwritten.to_vec().into()),
+        uncut: (!uncut.is_empty()).then(|| uncut.to_vec().into()),
+        uncut_stderr: of == StreamName::Stderr,
     }
 }
 

@@ -115,6 +115,16 @@ pub(super) struct Log {
     pub(super) stdout: Stream,
     #[n(5)]
     pub(super) stderr: Stream,
+    /// Records that the file has not taken yet.
+    #[n(70)]
+    pub(super) unwritten: Option<ByteVec>,
+    /// Bytes of a stream that are not in records yet.
+    #[n(71)]
+    pub(super) uncut: Option<ByteVec>,
+    /// They are of stderr.
+    #[n(72)]
+    #[cbor(default)]
+    pub(super) uncut_stderr: bool,
 }
 
 #[derive(Debug, Encode, Decode)]
