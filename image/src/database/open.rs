@@ -70,6 +70,11 @@ fn open_checked(path: &Path, schema: &Schema) -> Result<(Connection, Opened), Un
         .busy_timeout(BUSY_TIMEOUT)
         .map_err(sqlite("set the busy timeout"))?;
     let (application_id, version) = identity(&connection).map_err(sqlite("read the header"))?;
+    // Its maker was killed before it said whose it is: there is nothing in it.
+    let unmade = existed
+        && (application_id, version) == (0, 0)
+        && is_bare(&connection).map_err(sqlite("list its tables"))?;
+    let existed = existed && !unmade;
     if existed {
         check_identity(path, schema, application_id, version).map_err(Unusable::Refused)?;
         if let Some(damage) = damage(&connection).map_err(sqlite("check the file"))? {
@@ -101,6 +106,10 @@ pub(super) fn open_reading(path: &Path) -> Result<Connection, DatabaseError> {
         step: "open for reading",
         source,
     })
+}
+
+fn is_bare(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
 }
 
 pub(super) fn identity(connection: &Connection) -> rusqlite::Result<(i32, u32)> {
