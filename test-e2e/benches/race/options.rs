@@ -67,7 +67,7 @@ impl Options {
             cycles: 60,
             only: Vec::new(),
             endpoints: Vec::new(),
-            report: PathBuf::from("target/race"),
+            report: std::env::temp_dir().join("crisp-race-report"),
             alone: false,
         };
         while let Some(argument) = arguments.next() {
