@@ -150,7 +150,8 @@ fn write_record(prefix: &mut [u8; PREFIX_LEN], tag: u8, content: &[u8], out: &mu
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::super::replay::parse;
     use super::*;
     use proptest::prelude::*;
 
@@ -163,25 +164,6 @@ pub(super) mod tests {
     }
 
     const STAMP: &[u8; STAMP_LEN] = b"2026-11-20T18:10:00.123456789Z";
-
-    /// What a reader of the log makes of it: the stream's bytes. Panics at a record that is not whole.
-    pub(in crate::supervisor::log) fn parse(log: &[u8], stream: &str) -> Vec<u8> {
-        let mut content = Vec::new();
-        for record in log.split_inclusive(|c| *c == b'\n') {
-            let (record, end) = record.split_at(record.len() - 1);
-            assert_eq!(end, b"\n", "torn record at the end");
-            let (prefix, line) = record.split_at(PREFIX_LEN);
-            let prefix = std::str::from_utf8(prefix).unwrap();
-            let fields: Vec<&str> = prefix.split(' ').collect();
-            assert!(matches!(fields[..], [stamp, "stdout" | "stderr", "F" | "P", ""] if stamp.len() == 30));
-            assert!(line.len() <= PIECE);
-            if fields[1] == stream {
-                content.extend(line);
-                content.extend((fields[2] == "F").then_some(b'\n'));
-            }
-        }
-        content
-    }
 
     fn encode(chunks: &[&[u8]]) -> Vec<u8> {
         let mut lines = Lines::new(b" stdout ");

@@ -35,6 +35,8 @@ mod buffers;
 mod file;
 mod line;
 mod pump;
+#[cfg(test)]
+mod replay;
 mod slot;
 mod stamp;
 mod tap;

@@ -11,7 +11,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
 };
 
-use super::line::tests::parse;
+use super::replay::parse;
 use super::slot::{Flushed, Pumped};
 use super::{LogFile, LogPump, LogSlot, Report, Source, StreamName};
 use crate::sys::memfd;
