@@ -89,7 +89,7 @@ pub fn updated(mut specified: LinuxResources, resources: &Resources) -> Result<L
     let new = limits(resources)?;
     specified
         .set_cpu(new.cpu().clone())
-        .set_memory(new.memory().clone())
+        .set_memory(*new.memory())
         .set_hugepage_limits(new.hugepage_limits().clone())
         .set_unified(new.unified().clone());
     Ok(specified)

@@ -97,16 +97,16 @@ fn read(container: &Container, cgroup: &Cgroup) -> ContainerSample {
             layer: None,
         };
     };
+    let moment = rate::Moment::now();
     let usage = cgroup.usage();
-    let at = now();
     ContainerSample {
         nano_cores: usage
             .cpu
-            .map(|cpu| container.meter.rate.since_start(started_at, at, cpu.total_ns)),
+            .map(|cpu| container.meter.rate.since_start(started_at, moment, cpu.total_ns)),
         processes: cgroup.pids().map_or(0, |pids| pids.len() as u64),
         layer: None,
         usage,
-        at,
+        at: moment.wall,
     }
 }
 

@@ -7,12 +7,13 @@ use runtime::cgroup::Cgroup;
 use runtime::cgroup::usage::{CpuUsage, MemoryUsage, SwapUsage, Usage};
 
 use super::network::{Interface, interfaces};
+use super::rate::Moment;
 use super::{ContainerSample, of_containers, off_the_async_threads};
 use crate::Result;
 use crate::app::App;
 use crate::container::{Container, ContainerState};
 use crate::pod::Pod;
-use crate::time::{Nanos, now};
+use crate::time::Nanos;
 
 /// A pod's use at one moment.
 #[derive(Clone)]
@@ -58,15 +59,16 @@ async fn read(app: &Arc<App>, pod: &Arc<Pod>, parents: &Parents) -> Result<PodSa
     let own = parents.own_cgroup(app, pod)?;
     let pid = pod.supervisor().map(|supervisor| supervisor.pid());
     let pid = pid.filter(|_| !pod.record.host_network());
+    let moment = Moment::now();
     let (cgroup, network) =
         off_the_async_threads(move || Ok((own.map(|cgroup| cgroup.usage()), pid.map(interfaces)))).await?;
     let usage = cgroup.unwrap_or_else(|| sum(samples.iter().map(|sample| &sample.usage)));
     let of_containers = samples.iter().filter_map(|sample| sample.nano_cores).sum();
     Ok(PodSample {
-        at: now(),
+        at: moment.wall,
         nano_cores: usage
             .cpu
-            .map(|cpu| pod.meter.rate.since_last(cpu.total_ns, of_containers)),
+            .map(|cpu| pod.meter.rate.since_last(moment, cpu.total_ns, of_containers)),
         processes: samples.iter().map(|sample| sample.processes).sum(),
         network,
         containers: running.into_iter().zip(samples).collect(),

@@ -3,11 +3,28 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::time::Nanos;
+use crate::time::{Nanos, now};
 
 /// Two readings closer than this say more about the clock's ticks than about the load; a client that asks more often
 /// gets the last rate again, and does not disturb that of others.
 const SHORTEST: Duration = Duration::from_secs(1);
+
+/// When a counter was read: taken before the read, which on a busy node may be long before its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    at: Instant,
+    /// For those who are told.
+    pub(super) wall: Nanos,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            wall: now(),
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Reading {
@@ -22,14 +39,14 @@ pub(super) struct Rate(Mutex<Option<Reading>>);
 
 impl Rate {
     /// The rate for a counter that began with zero at `started`. Before there are two readings, that is the first.
-    pub(super) fn since_start(&self, started: Nanos, now: Nanos, cpu_ns: u64) -> u64 {
-        let age = Duration::from_nanos(u64::try_from(now - started).unwrap_or_default());
-        self.next(Instant::now(), cpu_ns, || per_second(cpu_ns, age))
+    pub(super) fn since_start(&self, started: Nanos, read: Moment, cpu_ns: u64) -> u64 {
+        let age = Duration::from_nanos(u64::try_from(read.wall - started).unwrap_or_default());
+        self.next(read.at, cpu_ns, || per_second(cpu_ns, age))
     }
 
     /// The rate for a counter of which nothing is known; `first` until there are two readings.
-    pub(super) fn since_last(&self, cpu_ns: u64, first: u64) -> u64 {
-        self.next(Instant::now(), cpu_ns, || first)
+    pub(super) fn since_last(&self, read: Moment, cpu_ns: u64, first: u64) -> u64 {
+        self.next(read.at, cpu_ns, || first)
     }
 
     fn next(&self, at: Instant, cpu_ns: u64, first: impl FnOnce() -> u64) -> u64 {
@@ -83,9 +100,13 @@ mod tests {
 
     #[test]
     fn the_first_rate_is_that_since_the_start() {
+        let read = |wall| Moment {
+            at: Instant::now(),
+            wall,
+        };
         let rate = Rate::default();
-        assert_eq!(rate.since_start(0, 4_000_000_000, SECOND), SECOND / 4);
+        assert_eq!(rate.since_start(0, read(4_000_000_000), SECOND), SECOND / 4);
         let skewed = Rate::default();
-        assert_eq!(skewed.since_start(10, 5, 0), 0, "the clock went back");
+        assert_eq!(skewed.since_start(10, read(5), 0), 0, "the clock went back");
     }
 }

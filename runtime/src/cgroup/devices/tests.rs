@@ -104,9 +104,9 @@ fn the_kernel_follows_the_program() {
     let not_writing = device(false, LinuxDeviceType::C, 1, 5, "w");
     for (name, policy, expected) in [
         ("listed", vec![deny.clone()], "yes\nyes\nno\nno\n"),
-        ("read", vec![deny.clone(), reading.clone()], "yes\nyes\nyes\nno\n"),
+        ("read", vec![deny, reading], "yes\nyes\nyes\nno\n"),
         ("all", vec![all.clone()], "yes\nyes\nyes\nyes\n"),
-        ("but", vec![all.clone(), not_writing], "yes\nno\nyes\nyes\n"),
+        ("but", vec![all, not_writing], "yes\nno\nyes\nyes\n"),
     ] {
         if let Some(output) = within(name, &[&policy], &line) {
             assert_eq!(output, expected, "{name}");
