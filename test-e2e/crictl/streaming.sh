@@ -2,7 +2,6 @@
 # Exec, attach and port-forward with the real crictl, over both of its transports.
 #
 #   CRICTL, ENDPOINT, IMAGE, WORK, CGROUP_PARENT   as for main-path.sh; the image is pulled already
-#   PROBE_PORT  a port that the image's /bin/nc can serve in the pod (8080)
 set -eu
 
 CRICTL=${CRICTL:-crictl}
@@ -61,6 +60,44 @@ for transport in spdy websocket; do
     [ "$code" -ne 0 ] || fail "$transport: a failing command must fail"
     sum=$(head -c 5000000 /dev/urandom | tee input | sha256sum)
     same "$transport: 5 MB there and back" "$sum" "$(run -i "$container" cat <input | sha256sum)"
+done
+
+# One client each: the first ends the container's input, and sees its output to the end.
+for transport in spdy websocket; do
+    name=fed-$transport
+    sed "s/\"main\"/\"$name\"/; s/main.log/$name.log/; s/; sleep 1000//" container.json >fed.json
+    fed=$(crictl create "$pod" fed.json pod.json)
+    crictl start "$fed" >/dev/null
+    same "$transport: attach" "heard one
+heard two
+end of input" "$(printf 'one\ntwo\n' | crictl attach --transport $transport -i "$fed")"
+done
+
+# A server in the pod, a client of the forwarded port outside.
+cat > server.json <<JSON
+{
+  "metadata": { "name": "server", "attempt": 0 },
+  "image": { "image": "$IMAGE" },
+  "command": ["/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:8080", "-h", "/etc"],
+  "log_path": "server.log",
+  "linux": {}
+}
+JSON
+crictl start "$(crictl create "$pod" server.json pod.json)" >/dev/null
+wanted=$(crictl exec --sync "$container" cat /etc/passwd)
+for transport in spdy websocket; do
+    port=$((18080 + ${#transport}))
+    crictl port-forward --transport $transport "$pod" $port:8080 >forward 2>&1 &
+    forwarder=$!
+    tries=0
+    until grep -q "Forwarding from" forward; do
+        tries=$((tries + 1))
+        [ $tries -lt 400 ] || fail "$transport: never forwards: $(cat forward)"
+        sleep 0.05
+    done
+    same "$transport: port-forward" "$wanted" "$(busybox wget -q -O - http://127.0.0.1:$port/passwd)"
+    kill $forwarder
+    wait $forwarder 2>/dev/null || true
 done
 
 crictl rmp --force "$pod" >/dev/null

@@ -52,3 +52,4 @@ pub mod pods;
 pub mod process;
 pub mod registry;
 pub mod specs;
+pub mod streaming;

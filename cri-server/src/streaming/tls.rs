@@ -85,3 +85,80 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, RootCertStore};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    /// Keys that guard nothing: made for these tests, for the name `localhost`.
+    const ONE: [&str; 2] = [include_str!("fixtures/one.crt"), include_str!("fixtures/one.key")];
+    const TWO: [&str; 2] = [include_str!("fixtures/two.crt"), include_str!("fixtures/two.key")];
+
+    fn certificate(pair: [&str; 2]) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pair[0].as_bytes()).expect("a certificate")
+    }
+
+    /// What a client is shown that trusts both.
+    async fn shown(tls: &Tls) -> CertificateDer<'static> {
+        let mut roots = RootCertStore::empty();
+        for pair in [ONE, TWO] {
+            roots.add(certificate(pair)).expect("a root");
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connector = TlsConnector::from(Arc::new(config));
+        let (client, server) = tokio::join!(connector.connect(name, near), tls.acceptor().accept(far));
+        server.expect("the server's side");
+        let client = client.expect("the client's side");
+        let shown = client.get_ref().1.peer_certificates().expect("it was shown one");
+        shown[0].clone().into_owned()
+    }
+
+    fn write(directory: &Path, name: &str, text: &str) {
+        // Replaced as tools do it: a new file under the old name.
+        let fresh = directory.join("fresh");
+        fs::write(&fresh, text).expect("written");
+        fs::rename(fresh, directory.join(name)).expect("renamed");
+    }
+
+    #[tokio::test]
+    async fn files_are_read_again_when_they_change() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let put = |name, text| write(directory.path(), name, text);
+        let files = TlsFiles {
+            certificate: directory.path().join("crt"),
+            key: directory.path().join("key"),
+        };
+        let problem = Tls::load(&files)
+            .map(drop)
+            .expect_err("nothing there")
+            .to_string();
+        assert!(problem.contains("tls_certificate"), "{problem}");
+        put("crt", ONE[0]);
+        put("key", ONE[1]);
+        let tls = Tls::load(&files).expect("a pair");
+        assert_eq!(shown(&tls).await, certificate(ONE));
+        put("crt", TWO[0]);
+        assert_eq!(shown(&tls).await, certificate(ONE), "while the two do not fit");
+        put("key", TWO[1]);
+        assert_eq!(shown(&tls).await, certificate(TWO));
+        fs::remove_file(&files.key).expect("removed");
+        assert_eq!(
+            shown(&tls).await,
+            certificate(TWO),
+            "as long as nothing better comes"
+        );
+    }
+}

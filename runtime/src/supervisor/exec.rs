@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  Exec ──► Starting ──EOF──► Running ──ended──► Exited to its owner, gone
-//!               │ failed          │ owner gone: SIGHUP, after 10 s SIGKILL, to its process group
+//!               │ failed          │ owner gone: SIGHUP, after 10 s SIGKILL, to it and what it has started
 //! ```
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::brood::Brood;
 use super::child::{Child, Ended};
 use super::control::Supervisor;
 use super::launching::{Launch, Progress, died};
@@ -27,6 +28,8 @@ pub(super) struct Exec {
     pub(super) target: Target,
     pub(super) owner: Owner,
     pub(super) phase: ExecPhase,
+    /// What was below it when it lost its owner.
+    pub(super) brood: Brood,
 }
 
 /// Whose it is.
@@ -76,11 +79,21 @@ impl Exec {
         }
     }
 
+    /// Kills its group, whose number is its own until it is reaped, and what was found below it.
+    fn kill(&mut self) {
+        if let Some(child) = self.child() {
+            // ESRCH: all of the group have ended.
+            let _ = child.signal(libc::SIGKILL, SignalScope::Group);
+        }
+        self.brood.kill();
+    }
+
     /// The owner has gone. A terminal is hung up by closing it, which tells its foreground job as well.
     fn hang_up(&mut self) {
         let kill_at = match &mut self.phase {
             ExecPhase::Starting { .. } => None,
             ExecPhase::Running { child, terminal } => {
+                self.brood = Brood::below(child.process.pid);
                 *terminal = None;
                 // ESRCH: it has ended, its pidfd is about to tell.
                 let _ = child.signal(libc::SIGHUP, SignalScope::Group);
@@ -146,6 +159,7 @@ impl Supervisor {
                 target,
                 owner: Owner::Connection(asker.connection),
                 phase,
+                brood: Brood::default(),
             },
         );
         Ok(None)
@@ -225,12 +239,15 @@ impl Supervisor {
 
     /// An exec has ended.
     pub(super) fn exec_ended(&mut self, key: u32) {
-        let Some(exec) = self.execs.get(key) else { return };
-        let Some(child) = exec.child() else { return };
-        if let Owner::Gone { .. } = exec.owner {
-            // Nobody is left to care for what it left in its group; the number is its own until it is reaped.
-            let _ = child.signal(libc::SIGKILL, SignalScope::Group);
+        if let Some(exec) = self.execs.get_mut(key)
+            && let Owner::Gone { .. } = exec.owner
+        {
+            // Nobody is left to care for what it leaves.
+            exec.kill();
         }
+        let Some(child) = self.execs.get(key).and_then(Exec::child) else {
+            return;
+        };
         let (Some(ended), process) = (Ended::reap(&child.pidfd), child.process) else {
             return;
         };
@@ -272,9 +289,7 @@ impl Supervisor {
             return;
         };
         exec.owner = Owner::Gone { kill_at: None };
-        if let Some(child) = exec.child() {
-            let _ = child.signal(libc::SIGKILL, SignalScope::Group);
-        }
+        exec.kill();
     }
 
     /// The process of an exec that runs.

@@ -29,6 +29,7 @@
 //! Read next: `control.rs`, the loop; `container.rs`, one container's life; `log/`, the writer.
 
 mod attach;
+mod brood;
 mod child;
 mod connection;
 mod container;

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         ["lines", write, total] => lines(write.parse().unwrap_or(100), total.parse().unwrap_or(0)),
         ["print", bytes] => flood(bytes.parse().unwrap_or(0)),
         ["serve", port] => serve(port.parse().unwrap_or(0)),
+        ["answer", addresses @ ..] => answer(addresses),
         ["connect", address] => connect(address),
         ["writefile", path, text] => fs::write(path, text),
         ["overwrite", path] => overwrite(path),
@@ -51,6 +52,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Answers each connection with what it has sent, once it has closed its half.
+fn answer(addresses: &[&str]) -> io::Result<()> {
+    let listeners: io::Result<Vec<TcpListener>> = addresses.iter().map(TcpListener::bind).collect();
+    println!("listening");
+    for listener in listeners? {
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let mut heard = b"got ".to_vec();
+                    // A client that breaks off needs no answer.
+                    let _ = stream
+                        .read_to_end(&mut heard)
+                        .and_then(|_| stream.write_all(&heard));
+                });
+            }
+        });
+    }
+    sleep()
 }
 
 fn print(value: &Value) -> io::Result<()> {

@@ -13,6 +13,7 @@ use crate::exit::boot_id;
 use crate::launch::{PodInit, PodNamespaces};
 use crate::protocol::{Reply, UnixNanos};
 use crate::supervisor::attach::Stdin;
+use crate::supervisor::brood::Brood;
 use crate::supervisor::child::Child;
 use crate::supervisor::connection::Stage;
 use crate::supervisor::container::{Container, Phase, Running};
@@ -161,6 +162,8 @@ impl Supervisor {
                 target: saved.target,
                 owner,
                 phase,
+                // Known only where it was hung up; its group is killed as ever.
+                brood: Brood::default(),
             },
         );
         Ok(())

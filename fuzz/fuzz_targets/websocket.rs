@@ -1,0 +1,11 @@
+//! WebSocket frames and channels from a peer that may send anything.
+#![no_main]
+
+#[path = "../../cri-server/tests/hostile_frames/replay.rs"]
+#[allow(dead_code)]
+mod replay;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    replay::websocket_frames(input);
+    replay::websocket_connection(input);
+});
