@@ -29,8 +29,10 @@ use crate::streaming::Streaming;
 use crate::{Error, Result};
 
 pub use cgroups::Cgroups;
+pub use features::Features;
 
 mod cgroups;
+mod features;
 mod images;
 mod network;
 
@@ -79,6 +81,8 @@ pub struct App {
     pub host: Host,
     /// Exit records that supervisors write.
     pub exits: ExitDirectory,
+    /// What the node can do.
+    pub features: Features,
     /// What every supervisor runs.
     pub supervisor_binary: SupervisorBinary,
     /// Exec, attach and port-forward sessions.
@@ -102,13 +106,17 @@ impl App {
         let exits = config.state_dir.join("exits");
         let cgroups = Cgroups::detect(&config.cgroup.root)?;
         let (streaming, listener) = Streaming::bind(&config.streaming).await?;
+        let images = image::Store::open(images::store_config(&config)).await?;
+        let data = config.data_dir.clone();
+        let features = tokio::task::spawn_blocking(move || Features::probe(&data));
         let app = Arc::new(Self {
+            features: features.await.map_err(|_| Error::Crashed)?,
             boot_id: runtime::exit::boot_id()
                 .map_err(Error::io("read", "/proc/sys/kernel/random/boot_id"))?,
             started: Instant::now(),
             store: Store::open(&config.data_dir.join("db/pods.db"))?,
             registry: Registry::default(),
-            images: image::Store::open(images::store_config(&config)).await?,
+            images,
             network: Network::open(network::network_config(&config)?).await?,
             cgroups,
             confinement: Confinement::detect(&config.security, std::path::Path::new("/")),
@@ -146,6 +154,8 @@ impl App {
                 args: Some(record.args.clone()),
                 env: Some(record.env.clone()),
             },
+            images: self.image_volumes(record)?,
+            hooks: Some(crate::hooks::context(&self.config.state_dir, &record.id)),
         };
         Ok(LaunchPlan::from_spec(&record.spec()?, &context)?.filtered(filter(record)))
     }
@@ -167,6 +177,7 @@ impl App {
                 args: Some(args),
                 env: Some(record.env.clone()),
             },
+            user: record.config.security.namespaces.user.clone(),
         };
         let plan = ExecPlan::from_process(process, &context)?.filtered(filter(record));
         plan.seal().map_err(Error::io("seal", "exec plan"))

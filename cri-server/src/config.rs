@@ -70,6 +70,8 @@ pub struct Config {
     pub security: Security,
     /// The server of exec, attach and port-forward.
     pub streaming: Streaming,
+    /// Directories of CDI files; a later one wins.
+    pub cdi_dirs: Vec<PathBuf>,
     /// What the fields above were checked from; kept so that `crisp config` prints what the user wrote.
     raw: raw::Raw,
     /// Where it was read, so that it can be read again; nowhere for [`Config::from_toml`].

@@ -11,6 +11,8 @@ mod update;
 
 use std::sync::PoisonError;
 
+use std::collections::BTreeMap;
+
 use minicbor::{Decode, Encode};
 use tokio::sync::{Mutex, watch};
 
@@ -20,7 +22,8 @@ use crate::time::Nanos;
 use crate::{Error, Result};
 
 pub use config::{
-    ContainerConfig, ContainerName, Device, GroupsPolicy, Mount, Propagation, Resources, RunAs, Security,
+    ContainerConfig, ContainerName, Device, GroupsPolicy, ImageVolume, Mount, Propagation, Resources, RunAs,
+    Security,
 };
 pub use profile::{Profile, Seccomp, SelinuxOptions};
 
@@ -82,6 +85,10 @@ pub struct ContainerRecord {
     /// What its system calls are filtered by.
     #[n(40)]
     pub seccomp: Option<Seccomp>,
+    /// The images that its volumes show, by the volume's place among the mounts: what their names meant when it was made.
+    #[n(50)]
+    #[cbor(default)]
+    pub image_volumes: BTreeMap<usize, String>,
 }
 
 impl ContainerRecord {
@@ -92,6 +99,11 @@ impl ContainerRecord {
     pub fn wire_id(&self) -> Result<runtime::protocol::ContainerId> {
         let id = runtime::protocol::ContainerId::new(self.id.as_str());
         id.map_err(|_| Error::invalid("container id", "is not one of ours"))
+    }
+
+    /// Under which name the layers of an image volume are kept for it.
+    pub fn image_volume_key(id: &ContainerId, mount: usize) -> String {
+        format!("{id}.{mount}")
     }
 
     /// The OCI specification.

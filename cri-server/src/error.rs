@@ -83,6 +83,22 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// An image cannot be mounted as a volume. kubelet reads the first word.
+    #[error("ImageVolumeMountFailed: {field}: {problem}")]
+    ImageVolume {
+        /// The field, as the CRI names it.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The node cannot make a volume recursively read-only. kubelet reads the first word.
+    #[error(
+        "RROUnsupported: mounts.recursive_read_only: {problem}; use a newer kernel, or a plain read-only volume"
+    )]
+    RecursiveReadOnly {
+        /// The system's answer.
+        problem: String,
+    },
     /// A command ran out of the time that the client gave it.
     #[error("command {command:?} did not end within its timeout of {seconds} s")]
     ExecTimeout {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use runtime::launch::IdMapping;
 
 use crate::confinement::relabel;
 use crate::container::ContainerRecord;
@@ -57,33 +58,28 @@ impl Host {
                 &files.shm(),
                 Some("tmpfs"),
                 MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-                Some(shm_options(label.as_deref()).as_str()),
+                Some(shm_options(label.as_deref(), record.config.namespaces.user.as_ref()).as_str()),
             )
             .map_err(|errno| Error::io("mount tmpfs on", files.shm())(errno.into()))
         })
         .await
     }
 
-    /// Makes the directories of volumes whose source does not exist, as Kubernetes' hostPath volumes rely on.
+    /// Makes the directory of a volume whose source does not exist, as Kubernetes' hostPath volumes rely on.
     /// A source on a file system that hangs holds up this container and nobody else.
     ///
     /// # Errors
     /// [`Error::Io`] naming the path.
-    pub async fn make_missing_sources(&self, record: &ContainerRecord) -> Result<()> {
-        let sources: Vec<_> = record.config.mounts.iter().map(|m| m.host_path.clone()).collect();
-        if sources.is_empty() {
-            return Ok(());
-        }
+    pub async fn make_missing_source(&self, source: &str) -> Result<()> {
+        let source = source.to_owned();
         blocking(move || {
-            for source in &sources {
-                let exists = Path::new(source)
-                    .try_exists()
-                    .map_err(Error::io("look at volume", source))?;
-                if !exists {
-                    make_directory(Path::new(source), 0o755)?;
-                }
+            let exists = Path::new(&source)
+                .try_exists()
+                .map_err(Error::io("look at volume", &source))?;
+            match exists {
+                true => Ok(()),
+                false => make_directory(Path::new(&source), 0o755),
             }
-            Ok(())
         })
         .await
     }
@@ -101,7 +97,7 @@ impl Host {
         else {
             return Ok(());
         };
-        let asking = record.config.mounts.iter().filter(|mount| mount.selinux_relabel);
+        let asking = record.config.mounts.iter().filter(|mount| mount.selinux_relabel && mount.image.is_none());
         let mut paths: Vec<_> = asking.map(|mount| PathBuf::from(&mount.host_path)).collect();
         paths.extend([files.hostname(), files.hosts(), files.resolv_conf()]);
         blocking(move || paths.iter().try_for_each(|path| relabel::volume(path, &label))).await
@@ -161,12 +157,16 @@ impl Host {
     }
 }
 
-/// A tmpfs takes the label of all that is in it as an option.
-fn shm_options(label: Option<&str>) -> String {
-    match label {
-        Some(label) => format!("{SHM},context=\"{label}\""),
-        None => SHM.to_owned(),
+/// A tmpfs takes the label of all that is in it as an option, and its owner: the root of the pod, whoever that is here.
+fn shm_options(label: Option<&str>, ids: Option<&IdMapping>) -> String {
+    let mut options = SHM.to_owned();
+    if let Some((uid, gid)) = ids.and_then(|ids| ids.host_uid(0).zip(ids.host_gid(0))) {
+        options.push_str(&format!(",uid={uid},gid={gid}"));
     }
+    if let Some(label) = label {
+        options.push_str(&format!(",context=\"{label}\""));
+    }
+    options
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn shared_memory_has_the_label_of_its_pod() {
-        assert_eq!(shm_options(None), SHM);
-        assert!(shm_options(Some("u:r:t:s0:c1,c2")).ends_with(",context=\"u:r:t:s0:c1,c2\""));
+        assert_eq!(shm_options(None, None), SHM);
+        assert!(shm_options(Some("u:r:t:s0:c1,c2"), None).ends_with(",context=\"u:r:t:s0:c1,c2\""));
     }
 
     #[test]

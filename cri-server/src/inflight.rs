@@ -68,6 +68,11 @@ where
         waiter.await
     }
 
+    /// Whether an operation runs under `key`.
+    pub fn is_running(&self, key: &K) -> bool {
+        lock(&self.running).contains_key(key)
+    }
+
     fn spawn(&self, key: K, operation: impl Future<Output = Result<T, Error>> + Send + 'static) -> Waiter<T> {
         let running = self.running.clone();
         // The entry goes when the work is done, on the task that did it, whoever still waits.

@@ -21,6 +21,7 @@
 //! Read next: [`ops`], then [`recover`].
 
 pub mod app;
+pub mod cdi;
 pub mod cli;
 pub mod config;
 pub mod confinement;
@@ -28,6 +29,7 @@ pub mod container;
 pub mod convert;
 pub mod error;
 pub mod exporter;
+pub mod hooks;
 pub mod host;
 pub mod ids;
 pub mod inflight;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use minicbor::{Decode, Encode};
+use runtime::launch::IdMapping;
 use tokio::sync::watch;
 
 use crate::container::{Container, Resources, SelinuxOptions};
@@ -69,6 +70,9 @@ pub struct Namespaces {
     /// IPC namespace.
     #[n(2)]
     pub ipc: NamespaceMode,
+    /// The ids of a user namespace of the pod's own; the node's when unset.
+    #[n(50)]
+    pub user: Option<IdMapping>,
 }
 
 /// Resolver settings; without them the pod gets the host's.

@@ -41,6 +41,7 @@ fn code(error: &Error) -> Code {
         Error::Network(_) | Error::Supervisor(_) | Error::Launch(_) | Error::Cgroup(_) | Error::Io { .. } => {
             Code::Unknown
         }
+        Error::ImageVolume { .. } | Error::RecursiveReadOnly { .. } => Code::Unknown,
         Error::Store(_) | Error::Crashed => Code::Internal,
         Error::Shared(error) => code(error),
     }

@@ -59,6 +59,28 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Whether an image has something at a path, following links within it.
+    ///
+    /// # Errors
+    /// No such image, or the file system's refusal.
+    pub async fn has_path(&self, image: &ImageId, path: &str) -> Result<bool, Error> {
+        let (inner, image, path) = (self.inner.clone(), image.clone(), PathBuf::from(path));
+        blocking("look into an image", move || {
+            let chain =
+                inner.with_catalog(|catalog| catalog.images.get(image.digest()).map(|i| i.chain.clone()));
+            let chain = chain.ok_or_else(|| Error::NoSuchImage {
+                name: image.to_string(),
+            })?;
+            let mut layers = inner.layers.views(chain.iter().rev().map(ChainId::key))?;
+            let found = resolve(&mut layers, &path)
+                .map_err(|errno| Error::io("look in the image", &path)(errno.into()))?;
+            Ok(found.is_some())
+        })
+        .await
+    }
+}
+
 /// Reads a regular file; `None` when there is none of that name.
 ///
 /// `layers` are given top first.

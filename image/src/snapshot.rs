@@ -18,6 +18,7 @@
 
 mod flatten;
 mod probe;
+mod volume;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;

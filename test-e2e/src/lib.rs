@@ -48,6 +48,7 @@ pub mod layers;
 pub mod layout;
 pub mod leaks;
 pub mod logs;
+pub mod newer;
 pub mod pods;
 pub mod process;
 pub mod registry;

@@ -1,5 +1,6 @@
 //! The daemon's use of `image`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use image::registry::RegistryConfig;
@@ -8,9 +9,15 @@ use runtime::launch::{Layer, Rootfs};
 
 use super::App;
 use crate::config::Config;
+use crate::container::ContainerRecord;
 use crate::ids::ContainerId;
 use crate::spec::identity::{Databases, MAX_DATABASE};
 use crate::{Error, Result};
+
+/// The container that a snapshot belongs to: its writable layer has its id, the images that it shows more than that.
+fn owner(key: &str) -> &str {
+    key.split('.').next().unwrap_or(key)
+}
 
 pub(super) fn store_config(config: &Config) -> StoreConfig {
     let image = &config.image;
@@ -116,10 +123,37 @@ impl App {
     /// # Errors
     /// [`Error::Image`] when its writable layer is gone.
     pub fn rootfs(&self, container: &ContainerId) -> Result<Rootfs> {
-        let snapshot = self.images.snapshot(container.as_str())?;
+        self.layers(container.as_str())
+    }
+
+    /// The images that a container's volumes show, by the names that its specification has for them.
+    ///
+    /// # Errors
+    /// As [`App::rootfs`].
+    pub fn image_volumes(&self, record: &ContainerRecord) -> Result<BTreeMap<String, Rootfs>> {
+        let keys = record.image_volumes.keys();
+        keys.map(|mount| ContainerRecord::image_volume_key(&record.id, *mount))
+            .map(|key| self.layers(&key).map(|layers| (key, layers)))
+            .collect()
+    }
+
+    /// Removes the writable layer of a container, with its volumes, and lets go of the images that it showed.
+    ///
+    /// # Errors
+    /// [`Error::Image`] of the first that cannot be removed.
+    pub async fn remove_layers(&self, record: &ContainerRecord) -> Result<()> {
+        for mount in record.image_volumes.keys() {
+            let key = ContainerRecord::image_volume_key(&record.id, *mount);
+            self.images.remove_snapshot(&key).await?;
+        }
+        Ok(self.images.remove_snapshot(record.id.as_str()).await?)
+    }
+
+    fn layers(&self, key: &str) -> Result<Rootfs> {
+        let snapshot = self.images.snapshot(key)?;
         let gone = || Error::NotFound {
-            kind: "writable layer of container",
-            name: container.to_string(),
+            kind: "layer of container",
+            name: key.to_owned(),
         };
         Ok(match snapshot.ok_or_else(gone)?.root {
             SnapshotRoot::Overlay { lower, upper, work } => overlay(lower, upper, work),
@@ -137,7 +171,7 @@ impl App {
             .images
             .snapshots()
             .into_iter()
-            .filter(|key| !owners.contains(key))
+            .filter(|key| !owners.contains(owner(key)))
         {
             self.images.remove_snapshot(&orphan).await?;
         }

@@ -59,6 +59,7 @@ pub(super) fn check((raw, places): (Raw, Places)) -> Result<Config> {
         metrics: at.metrics(&raw.metrics)?,
         security: at.security(&raw.security)?,
         streaming: at.streaming(&raw.streaming)?,
+        cdi_dirs: at.paths("cdi.spec_dirs", &raw.cdi.spec_dirs)?,
         raw,
         source: None,
     })

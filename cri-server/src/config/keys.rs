@@ -150,6 +150,10 @@ pub(super) const KEYS: &[(&str, &str)] = &[
         "metrics.address",
         "Where the daemon's own metrics are served, such as \"127.0.0.1:9477\"; empty for nowhere.",
     ),
+    (
+        "cdi.spec_dirs",
+        "Searched for CDI files, which describe devices by name; a later directory wins.",
+    ),
 ];
 
 /// The known key closest to an unknown one: a misspelling in the same table, else the same name in another table.

@@ -34,6 +34,7 @@ table!(Raw {
     metrics: Metrics = Metrics::default(),
     security: Security = Security::default(),
     streaming: Streaming = Streaming::default(),
+    cdi: Cdi = Cdi::default(),
 });
 
 table!(Handler {});
@@ -91,6 +92,10 @@ table!(Image {
 table!(Security {
     // As both peers; kubelet has a switch of its own, seccompDefault.
     seccomp_when_unset: String = "Unconfined".into(),
+});
+
+table!(Cdi {
+    spec_dirs: Vec<String> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
 });
 
 table!(Limits {

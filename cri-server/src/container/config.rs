@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 
+use runtime::launch::IdMapping;
+
 use super::profile::{Profile, SelinuxOptions};
 use crate::pod::Namespaces;
 
@@ -59,8 +61,23 @@ pub enum Propagation {
     Bidirectional,
 }
 
-/// A volume.
+/// An image whose content is a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ImageVolume {
+    /// The image, by any of its names.
+    #[n(0)]
+    pub image: String,
+    /// As the user wrote it.
+    #[n(1)]
+    pub user_image: String,
+    /// A relative path in the image; all of it when empty.
+    #[n(2)]
+    pub sub_path: String,
+}
+
+/// A volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Mount {
     /// In the container.
@@ -82,6 +99,15 @@ pub struct Mount {
     #[n(40)]
     #[cbor(default)]
     pub selinux_relabel: bool,
+    /// With these ids in place of those that are stored.
+    #[n(50)]
+    pub ids: Option<IdMapping>,
+    /// In place of `host_path`.
+    #[n(51)]
+    pub image: Option<ImageVolume>,
+    /// Further attributes of the mount, in the words of mount(8).
+    #[n(52)]
+    pub options: Option<Vec<String>>,
 }
 
 /// A device of the node.
@@ -252,4 +278,8 @@ pub struct ContainerConfig {
     /// Image annotations of the request.
     #[n(18)]
     pub image_annotations: BTreeMap<String, String>,
+    /// Qualified names of CDI devices.
+    #[n(50)]
+    #[cbor(default)]
+    pub cdi_devices: Vec<String>,
 }

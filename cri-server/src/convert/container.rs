@@ -5,11 +5,11 @@ use cri_api::v1;
 use super::{
     bounded, bounded_map, id32, namespaces, namespaces_to_wire, required, resources, resources_to_wire,
     security::{apparmor, seccomp, selinux},
-    signal,
+    signal, user,
 };
 use crate::container::{
-    Container, ContainerConfig, ContainerName, ContainerState, Device, GroupsPolicy, Mount, Propagation,
-    RunAs, Security,
+    Container, ContainerConfig, ContainerName, ContainerState, Device, GroupsPolicy, ImageVolume, Mount,
+    Propagation, RunAs, Security,
 };
 use crate::{Error, Result};
 
@@ -26,12 +26,6 @@ pub fn config(wire: &v1::ContainerConfig) -> Result<ContainerConfig> {
         .ok_or_else(|| Error::invalid("config.metadata", "is missing; set a name"))?;
     let image = wire.image.clone().unwrap_or_default();
     let linux = wire.linux.clone().unwrap_or_default();
-    if !wire.cdi_devices.is_empty() {
-        return Err(Error::invalid(
-            "config.CDI_devices",
-            "this version has no CDI devices",
-        ));
-    }
     if wire.stdin_once && !wire.stdin {
         return Err(Error::invalid("config.stdin_once", "needs stdin as well"));
     }
@@ -62,6 +56,11 @@ pub fn config(wire: &v1::ContainerConfig) -> Result<ContainerConfig> {
         resources: linux.resources.as_ref().map(resources).unwrap_or_default(),
         security: security(&linux.security_context.unwrap_or_default())?,
         stop_signal: signal::number(wire.stop_signal()),
+        cdi_devices: wire
+            .cdi_devices
+            .iter()
+            .map(|device| required("config.CDI_devices.name", &device.name))
+            .collect::<Result<_>>()?,
     })
 }
 
@@ -76,24 +75,14 @@ fn working_dir(path: &str) -> Result<String> {
 }
 
 fn mount(wire: &v1::Mount) -> Result<Mount> {
-    let refuse = |field: &str| {
-        Err(Error::invalid(
-            format!("config.mounts.{field}"),
-            "is not supported by this version",
-        ))
+    let image = image_volume(wire)?;
+    let host_path = match &image {
+        Some(_) => String::new(),
+        None => required("config.mounts.host_path", &wire.host_path)?,
     };
-    if wire.image.is_some() {
-        return refuse("image");
-    }
-    if !wire.uid_mappings.is_empty() || !wire.gid_mappings.is_empty() {
-        return refuse("uidMappings");
-    }
-    if !wire.mount_options.is_empty() {
-        return refuse("mount_options");
-    }
     Ok(Mount {
         container_path: required("config.mounts.container_path", &wire.container_path)?,
-        host_path: required("config.mounts.host_path", &wire.host_path)?,
+        host_path,
         readonly: wire.readonly,
         propagation: match wire.propagation() {
             v1::MountPropagation::PropagationPrivate => Propagation::Private,
@@ -102,7 +91,72 @@ fn mount(wire: &v1::Mount) -> Result<Mount> {
         },
         recursive_read_only: wire.recursive_read_only,
         selinux_relabel: wire.selinux_relabel,
+        ids: user::mapping("config.mounts", &wire.uid_mappings, &wire.gid_mappings)?,
+        image,
+        options: mount_options(&wire.mount_options)?,
     })
+}
+
+/// An image in place of a path of the node.
+fn image_volume(wire: &v1::Mount) -> Result<Option<ImageVolume>> {
+    let Some(image) = wire.image.as_ref().filter(|image| !image.image.is_empty()) else {
+        return match wire.image_sub_path.is_empty() {
+            true => Ok(None),
+            false => Err(Error::invalid(
+                "config.mounts.image_sub_path",
+                "needs an image as well",
+            )),
+        };
+    };
+    if !wire.host_path.is_empty() {
+        return Err(Error::invalid(
+            "config.mounts.host_path",
+            "is given beside an image; a volume shows one of them",
+        ));
+    }
+    if wire.propagation() != v1::MountPropagation::PropagationPrivate {
+        return Err(Error::invalid(
+            "config.mounts.propagation",
+            "must be private for an image, in which nothing is ever mounted",
+        ));
+    }
+    let path = bounded("config.mounts.image_sub_path", &wire.image_sub_path)?;
+    if path.starts_with('/') || path.split('/').any(|component| component == "..") {
+        return Err(Error::invalid(
+            "config.mounts.image_sub_path",
+            format!("{path:?} is not a relative path without \"..\""),
+        ));
+    }
+    Ok(Some(ImageVolume {
+        image: bounded("config.mounts.image.image", &image.image)?,
+        user_image: image.user_specified_image.clone(),
+        sub_path: path,
+    }))
+}
+
+/// Attributes of the mount alone: what access and propagation it has, and what is mounted, other fields say.
+fn mount_options(words: &[String]) -> Result<Option<Vec<String>>> {
+    const KNOWN: [&str; 12] = [
+        "noexec",
+        "exec",
+        "nosuid",
+        "suid",
+        "nodev",
+        "dev",
+        "noatime",
+        "relatime",
+        "strictatime",
+        "nodiratime",
+        "diratime",
+        "nosymfollow",
+    ];
+    match words.iter().find(|word| !KNOWN.contains(&word.as_str())) {
+        Some(word) => Err(Error::invalid(
+            "config.mounts.mount_options",
+            format!("{word:?} is not one of {}", KNOWN.join(", ")),
+        )),
+        None => Ok((!words.is_empty()).then(|| words.to_vec())),
+    }
 }
 
 fn device(wire: &v1::Device) -> Device {
@@ -254,7 +308,13 @@ pub fn status(container: &Container) -> v1::ContainerStatus {
         image_id: record.image_id.clone(),
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.iter().map(mount_to_wire).collect(),
+        mounts: record
+            .config
+            .mounts
+            .iter()
+            .enumerate()
+            .map(|(index, mount)| mount_to_wire(mount, record.image_volumes.get(&index)))
+            .collect(),
         log_path: record.log_path.clone(),
         resources: Some(v1::ContainerResources {
             linux: Some(resources_to_wire(&container.resources())),
@@ -288,7 +348,9 @@ pub fn status(container: &Container) -> v1::ContainerStatus {
     status
 }
 
-fn mount_to_wire(mount: &Mount) -> v1::Mount {
+/// `image_id` is what the name of an image volume meant when the container was made.
+fn mount_to_wire(mount: &Mount, image_id: Option<&String>) -> v1::Mount {
+    let ids = mount.ids.as_ref();
     v1::Mount {
         container_path: mount.container_path.clone(),
         host_path: mount.host_path.clone(),
@@ -300,6 +362,24 @@ fn mount_to_wire(mount: &Mount) -> v1::Mount {
         } as i32,
         recursive_read_only: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,
+        uid_mappings: ids
+            .map(|ids| user::ranges_to_wire(ids.uids()))
+            .unwrap_or_default(),
+        gid_mappings: ids
+            .map(|ids| user::ranges_to_wire(ids.gids()))
+            .unwrap_or_default(),
+        image: mount.image.as_ref().map(|volume| v1::ImageSpec {
+            image: volume.image.clone(),
+            user_specified_image: volume.user_image.clone(),
+            image_ref: image_id.cloned().unwrap_or_default(),
+            ..v1::ImageSpec::default()
+        }),
+        image_sub_path: mount
+            .image
+            .as_ref()
+            .map(|volume| volume.sub_path.clone())
+            .unwrap_or_default(),
+        mount_options: mount.options.clone().unwrap_or_default(),
         ..v1::Mount::default()
     }
 }

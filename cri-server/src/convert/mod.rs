@@ -7,6 +7,7 @@ pub mod pod;
 mod security;
 mod signal;
 pub mod stats;
+mod user;
 
 use std::collections::BTreeMap;
 
@@ -120,24 +121,19 @@ fn namespaces(wire: Option<&v1::NamespaceOption>, of_container: bool) -> Result<
     let Some(wire) = wire else {
         return Ok(crate::pod::Namespaces::default());
     };
-    if let Some(user) = &wire.userns_options
-        && user.mode() != Node
-    {
-        return Err(Error::invalid(
-            "namespace_options.userns_options.mode",
-            "this version has no user namespaces; set hostUsers to true",
-        ));
-    }
     let pids: &[_] = if of_container {
         &[Pod, Container, Node, Target]
     } else {
         &[Pod, Container, Node]
     };
-    Ok(crate::pod::Namespaces {
+    let mut namespaces = crate::pod::Namespaces {
         network: namespace_mode("namespace_options.network", wire.network, "", &[Pod, Node])?,
         pid: namespace_mode("namespace_options.pid", wire.pid, &wire.target_id, pids)?,
         ipc: namespace_mode("namespace_options.ipc", wire.ipc, "", &[Pod, Node])?,
-    })
+        user: None,
+    };
+    namespaces.user = user::namespace(wire.userns_options.as_ref(), &namespaces)?;
+    Ok(namespaces)
 }
 
 fn namespaces_to_wire(namespaces: &crate::pod::Namespaces) -> v1::NamespaceOption {
@@ -156,6 +152,6 @@ fn namespaces_to_wire(namespaces: &crate::pod::Namespaces) -> v1::NamespaceOptio
             Mode::Target(id) => id.clone(),
             _ => String::new(),
         },
-        userns_options: None,
+        userns_options: namespaces.user.as_ref().map(user::to_wire),
     }
 }

@@ -12,7 +12,7 @@ use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod};
 use crate::spec::{self, Ingredients, PodFiles};
 use crate::undo::Undo;
-use crate::{Error, Result, convert, time};
+use crate::{Error, Result, cdi, convert, ops, time};
 
 /// SIGTERM, signal(7).
 const DEFAULT_STOP_SIGNAL: u8 = 15;
@@ -75,17 +75,21 @@ async fn make(
 ) -> Result<ContainerRecord> {
     pod.ready()?;
     agree(pod, &config)?;
+    can_be_had(app, &config)?;
     progress.stage("image");
     let image = app.image(&config.image)?;
     let id = ContainerId::generate().map_err(Error::io("read", "/dev/urandom"))?;
 
+    let shown = ops::volumes::shown_images(app, &config).await?;
+
     progress.stage("specification");
     let defaults = &image.config.process;
+    let declared = ops::volumes::declared(app, &id, defaults, &config)?;
     let databases = app.user_databases(&image).await?;
     let files = PodFiles::new(&app.config.state_dir, pod.id());
     let cgroup = app.cgroups.path(&pod.record.config.cgroup_parent, id.as_str())?;
     let confined = app.confinement.of(&config.security, &pod.record).await?;
-    let built = spec::build(&Ingredients {
+    let ingredients = Ingredients {
         id: &id,
         pod: &pod.record,
         config: &config,
@@ -97,6 +101,13 @@ async fn make(
         held: app.confinement.held(),
         confined: &confined,
         target: pid_target(app, pod, &config)?,
+        declared: &declared,
+    };
+    // Devices and their specifications are files of the node.
+    let built = tokio::task::block_in_place(|| {
+        let mut built = spec::build(&ingredients)?;
+        cdi::inject(&app.config.cdi_dirs, &config, &mut built)?;
+        Ok::<_, Error>(built)
     })?;
     let seccomp = app.confinement.seccomp(&config.security, &built.spec).await?;
 
@@ -112,6 +123,7 @@ async fn make(
         args: built.args,
         env: built.env,
         seccomp,
+        image_volumes: ops::volumes::ids(&shown),
         cgroup,
         config,
         id,
@@ -122,6 +134,10 @@ async fn make(
         Ok(cleanup.images.remove_snapshot(gone.as_str()).await?)
     });
     app.images.prepare(&image.id, record.id.as_str()).await?;
+    app.images
+        .make_volumes(record.id.as_str(), declared.len())
+        .await?;
+    ops::volumes::hold_images(app, &record, &shown, undo).await?;
 
     // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
     app.launch_plan(pod, &record, &app.cgroups.open(&record.cgroup)?)?;
@@ -142,6 +158,12 @@ fn agree(pod: &Pod, config: &ContainerConfig) -> Result<()> {
             "needs a privileged pod sandbox as well",
         ));
     }
+    if own.namespaces.user != of_pod.namespaces.user {
+        return Err(Error::invalid(
+            "linux.security_context.namespace_options.userns_options",
+            "is not that of the sandbox; a container has the same user namespace",
+        ));
+    }
     for (field, pods, wanted) in [
         ("network", &of_pod.namespaces.network, &own.namespaces.network),
         ("ipc", &of_pod.namespaces.ipc, &own.namespaces.ipc),
@@ -154,6 +176,15 @@ fn agree(pod: &Pod, config: &ContainerConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a container asks must be possible on this node.
+fn can_be_had(app: &App, config: &ContainerConfig) -> Result<()> {
+    let wanted = config.mounts.iter().any(|mount| mount.recursive_read_only);
+    match &app.features.recursive_read_only {
+        Err(why) if wanted => Err(Error::RecursiveReadOnly { problem: why.clone() }),
+        _ => Ok(()),
+    }
 }
 
 /// The process whose PID namespace the container joins: that of another container of the pod, or the

@@ -7,6 +7,7 @@ use runtime::protocol::{Exited, LogFault};
 use crate::Result;
 use crate::app::App;
 use crate::container::{Container, ContainerState, Exit};
+use crate::hooks::{self, Moment};
 use crate::ops::events::Happened;
 use crate::pod::{Pod, PodPhase};
 use crate::supervisor::{Notice, Notices};
@@ -83,6 +84,7 @@ pub async fn finish(
         reason = exit.reason.as_str(),
         "container ended"
     );
+    hooks::run(&app.config.state_dir, record, Moment::Stopped).await;
     // Nothing runs in it any more; what is left of it is removed with the container.
     if let Err(error) = app.remove_cgroup(&record.cgroup).await {
         tracing::warn!(cgroup = record.cgroup, %error, "cgroup of an ended container stays until its removal");

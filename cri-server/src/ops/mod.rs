@@ -44,3 +44,4 @@ pub mod stop_pod;
 pub mod update_config;
 pub mod update_container;
 pub mod update_pod;
+pub mod volumes;

@@ -49,7 +49,8 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
     progress.stage("cgroup");
     app.remove_cgroup(&container.record.cgroup).await?;
     progress.stage("writable layer");
-    app.images.remove_snapshot(id.as_str()).await?;
+    app.remove_layers(&container.record).await?;
+    crate::hooks::remove_bundle(app.config.state_dir.clone(), id.clone()).await?;
     progress.stage("record");
     app.store.remove_container(id).await?;
     app.exits

@@ -35,6 +35,16 @@ pub async fn run(app: &Arc<App>, request: v1::RunPodSandboxRequest) -> Result<Po
             ),
         ));
     }
+    if config.namespaces.user.is_some()
+        && let Err(why) = &app.features.user_namespaces
+    {
+        return Err(Error::invalid(
+            "namespace_options.userns_options.mode",
+            format!(
+                "is POD, but this node has no user namespaces with id-mapped mounts: {why}; set hostUsers to true"
+            ),
+        ));
+    }
     let key = config.name.clone();
     let task = app.clone();
     Ok(app
@@ -195,6 +205,7 @@ fn pod_plan(record: &PodRecord) -> Result<PodPlan> {
             NamespaceMode::Node => PodPidMode::Host,
             NamespaceMode::Container | NamespaceMode::Target(_) => PodPidMode::Container,
         },
+        user: namespaces.user.clone(),
         sysctls: sysctls(record),
     })?)
 }
@@ -202,14 +213,19 @@ fn pod_plan(record: &PodRecord) -> Result<PodPlan> {
 /// The request's, on top of two that let containers without privileges listen on low ports and ping.
 fn sysctls(record: &PodRecord) -> Vec<(String, String)> {
     let asked = &record.config.sysctls;
+    // The kernel takes only groups that the pod has.
+    let last_group = match &record.config.namespaces.user {
+        None => i32::MAX as u32,
+        Some(ids) => ids.last_gid_from_root().unwrap_or(0),
+    };
     let ours = [
-        ("net.ipv4.ip_unprivileged_port_start", "0"),
-        ("net.ipv4.ping_group_range", "0 2147483647"),
+        ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+        ("net.ipv4.ping_group_range", format!("0 {last_group}")),
     ];
     let unset = |name: &str| !asked.keys().any(|asked| asked.replace('/', ".") == name);
     ours.into_iter()
         .filter(|(name, _)| !record.host_network() && unset(name))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .map(|(name, value)| (name.to_owned(), value))
         // With slashes a dot is part of a name, as in that of a VLAN, so the spelling is kept.
         .chain(asked.iter().map(|(name, value)| (name.clone(), value.clone())))
         .collect()

@@ -8,6 +8,7 @@ use runtime::protocol;
 
 use crate::app::App;
 use crate::container::{Container, ContainerState, Exit};
+use crate::hooks::{self, Moment};
 use crate::inflight::Progress;
 use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod};
@@ -35,20 +36,31 @@ async fn begin(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
     let progress = app
         .operations
         .enter("StartContainer", container.record.config.name.name.clone());
+    // Without the container's turn: a file system that does not answer must hold up neither its stop nor its removal.
+    let sources = ops::volumes::make_missing_sources(&app, &container.record, &progress).await;
     progress.stage("turn");
     let _turn = container.turn.lock().await;
+    app.registry.container(container.record.id.as_str())?;
     match container.state() {
         ContainerState::Created => {}
         ContainerState::Running { .. } => return Ok(()),
         ContainerState::Exited { .. } => return Err(container.refuse("has exited; create a new one")),
     }
     let supervisor = pod.ready()?;
-    match launch(&app, &pod, &supervisor, &container, &progress).await {
+    let launched = match sources {
+        Ok(()) => launch(&app, &pod, &supervisor, &container, &progress).await,
+        Err(error) => Err(error),
+    };
+    match launched {
         Ok(started) => {
             let state = ContainerState::Created.started(started.process.pid, started.process.started_at.0);
             app.store.container_state(&container.record.id, &state).await?;
             container.transition(|_| state);
             app.events.container(&pod, &container, Happened::Started);
+            let moment = Moment::Started {
+                pid: started.process.pid,
+            };
+            hooks::run(&app.config.state_dir, &container.record, moment).await;
             Ok(())
         }
         Err(error) => {
@@ -66,13 +78,16 @@ async fn launch(
     progress: &Progress,
 ) -> Result<protocol::Started> {
     let record = &container.record;
-    progress.waiting("volumes", "the file systems of their sources");
-    app.host.make_missing_sources(record).await?;
     if app.confinement.has_selinux() {
+        progress.stage("labels");
         let files = PodFiles::new(&app.config.state_dir, pod.id());
         app.host.relabel(&files, record).await?;
     }
     progress.stage("cgroup");
+    let spec = record.spec()?;
+    if hooks::has_any(&spec) {
+        hooks::make_bundle(&app.config.state_dir, record, spec).await?;
+    }
     let cgroup = app.make_cgroup(&record.cgroup, limits(container)?).await?;
     progress.stage("launch plan");
     let plan = app

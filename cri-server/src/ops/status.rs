@@ -49,6 +49,7 @@ pub async fn status(app: &Arc<App>, verbose: bool) -> v1::StatusResponse {
         runtime_handlers: handlers(app),
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
+            mount_options: true,
             ..Default::default()
         }),
     }
@@ -73,8 +74,8 @@ fn network_condition(network: &NetworkStatus) -> v1::RuntimeCondition {
 /// All handlers are the native runtime; the default one is also the one without a name.
 fn handlers(app: &App) -> Vec<v1::RuntimeHandler> {
     let features = v1::RuntimeHandlerFeatures {
-        recursive_read_only_mounts: true,
-        user_namespaces: false,
+        recursive_read_only_mounts: app.features.recursive_read_only.is_ok(),
+        user_namespaces: app.features.user_namespaces.is_ok(),
     };
     let names = ["", RUNTIME_NAME]
         .into_iter()

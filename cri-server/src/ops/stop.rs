@@ -8,10 +8,10 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::app::App;
-use crate::container::{Container, ContainerState};
+use crate::container::{Container, ContainerState, Exit};
 use crate::inflight::Progress;
 use crate::pod::Pod;
-use crate::{Error, Result};
+use crate::{Error, Result, ops, time};
 
 /// Longest grace that is taken literally: a year.
 const LONGEST: u64 = 365 * 24 * 3600;
@@ -62,8 +62,8 @@ pub async fn stop_container(
         .await?)
 }
 
-async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
-    await_start(app, pod, container).await?;
+async fn end(app: &Arc<App>, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<()> {
+    settle_start(app, pod, container).await?;
     if !matches!(container.state(), ContainerState::Running { .. }) {
         return Ok(());
     }
@@ -85,19 +85,28 @@ async fn end(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
 }
 
 /// A start that is under way decides first what there is to stop. It has as long as the container would have had; one
-/// that hangs beyond that, in a volume that does not answer, is ended.
-async fn await_start(app: &Arc<App>, pod: &Pod, container: &Container) -> Result<()> {
-    if by_deadline(container, container.turn.lock()).await.is_some() {
-        return Ok(());
+/// that hangs beyond that, in a volume that does not answer, is ended: then the container has never started.
+async fn settle_start(app: &Arc<App>, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<()> {
+    let record = &container.record;
+    let turn = match by_deadline(container, container.turn.lock()).await {
+        Some(turn) => turn,
+        None => {
+            signal(pod, container, libc::SIGKILL, SignalScope::All).await?;
+            app.kill_cgroup(&record.cgroup).await?;
+            let turn = tokio::time::timeout(KILLED, container.turn.lock()).await;
+            turn.map_err(|_| {
+                container.refuse(
+                    "is being started and cannot be ended: a file system it needs does not answer; stop it again later",
+                )
+            })?
+        }
+    };
+    if container.state() == ContainerState::Created && app.inflight.start.is_running(&record.id) {
+        let exit = Exit::failed_start("stopped before it was started".to_owned());
+        ops::exits::finish(app, pod, container, exit, time::now()).await?;
     }
-    signal(pod, container, libc::SIGKILL, SignalScope::All).await?;
-    app.kill_cgroup(&container.record.cgroup).await?;
-    match tokio::time::timeout(KILLED, container.turn.lock()).await {
-        Ok(_) => Ok(()),
-        Err(_) => Err(container.refuse(
-            "is being started and cannot be ended: a file system it needs does not answer; stop it again later",
-        )),
-    }
+    drop(turn);
+    Ok(())
 }
 
 /// What is waited for, unless the stop's deadline comes before, which further stops may bring forward.

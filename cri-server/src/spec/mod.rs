@@ -20,8 +20,11 @@ use std::sync::OnceLock;
 
 use image::config::ProcessDefaults;
 use oci_spec::runtime::{
-    Linux, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, Process, Root, Spec,
+    Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxPids,
+    LinuxResources, Process, Root, Spec,
 };
+
+use runtime::launch::IdRange;
 
 use crate::Result;
 use crate::config::Limits;
@@ -30,6 +33,7 @@ use crate::container::{ContainerConfig, Identity};
 use crate::ids::ContainerId;
 use crate::pod::{NamespaceMode, PodRecord};
 
+pub use mounts::declared;
 pub use process::exec;
 pub use resources::limits;
 
@@ -83,6 +87,8 @@ pub struct Ingredients<'a> {
     pub confined: &'a Confined,
     /// The process whose PID namespace it joins, in TARGET mode.
     pub target: Option<i32>,
+    /// Where the volumes are that the image declares, and at which paths of the container.
+    pub declared: &'a [(PathBuf, String)],
 }
 
 /// The files that a pod gives to all its containers.
@@ -200,6 +206,8 @@ fn linux(ingredients: &Ingredients<'_>) -> Result<Linux> {
         .set_rootfs_propagation(Some(mounts::rootfs_propagation(ingredients.config).to_owned()))
         .set_devices(Some(devices))
         .set_resources(Some(resources))
+        .set_uid_mappings(security.namespaces.user.as_ref().map(|ids| mappings(ids.uids())))
+        .set_gid_mappings(security.namespaces.user.as_ref().map(|ids| mappings(ids.gids())))
         // Sysctls belong to the pod: its supervisor sets them when it makes the namespaces.
         .set_sysctl(None);
     Ok(linux)
@@ -240,6 +248,9 @@ fn namespaces(ingredients: &Ingredients<'_>) -> Vec<LinuxNamespace> {
     if pod.ipc != NamespaceMode::Node {
         all.push(namespace(LinuxNamespaceType::Ipc, None));
     }
+    if own.user.is_some() {
+        all.push(namespace(LinuxNamespaceType::User, None));
+    }
     match (&own.pid, ingredients.target) {
         (NamespaceMode::Node, _) => {}
         (NamespaceMode::Container | NamespaceMode::Pod | NamespaceMode::Target(_), None) => {
@@ -259,6 +270,19 @@ fn namespace(typ: LinuxNamespaceType, path: Option<String>) -> LinuxNamespace {
     let mut namespace = LinuxNamespace::default();
     namespace.set_typ(typ).set_path(path.map(PathBuf::from));
     namespace
+}
+
+/// Ranges of ids as OCI has them.
+fn mappings(ranges: &[IdRange]) -> Vec<LinuxIdMapping> {
+    let one = |range: &IdRange| {
+        LinuxIdMappingBuilder::default()
+            .container_id(range.container)
+            .host_id(range.host)
+            .size(range.length)
+            .build()
+            .expect("a mapping with all its fields")
+    };
+    ranges.iter().map(one).collect()
 }
 
 /// The annotations that agents on the node look for in a specification.

@@ -1,26 +1,88 @@
 //! The mounts of a container: the kernel's file systems, the pod's files, and its volumes.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
+use image::config::ProcessDefaults;
 use oci_spec::runtime::Mount;
+use runtime::launch::IdMapping;
 
 use super::Ingredients;
-use crate::container::{ContainerConfig, Propagation};
+use crate::container::{ContainerConfig, ContainerRecord, ImageVolume, Propagation};
+use crate::ids::ContainerId;
 use crate::pod::NamespaceMode;
 use crate::{Error, Result};
 
 /// All mounts in the order in which they are made: parents before what lies below them.
 pub(super) fn build(ingredients: &Ingredients<'_>) -> Result<Vec<Mount>> {
     let config = ingredients.config;
-    let volumes = config.mounts.iter().map(volume).collect::<Result<Vec<_>>>()?;
+    let volumes = config
+        .mounts
+        .iter()
+        .enumerate()
+        .map(|(index, mount)| match &mount.image {
+            Some(image) => image_volume(ingredients.id, index, mount, image),
+            None => volume(mount),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let declared = ingredients.declared.iter();
+    let declared = declared.map(|(directory, target)| {
+        let mut mount = bind(directory, target, &["bind", "rprivate", "rw", "copyup"]);
+        map_ids(&mut mount, config.security.namespaces.user.as_ref());
+        mount
+    });
     let mut all: Vec<Mount> = defaults(ingredients)
         .into_iter()
+        .chain(declared)
         .filter(|default| !volumes.iter().any(|v| v.destination() == default.destination()))
         .collect();
     all.extend(volumes);
     // Stable, so that of two mounts on one place the later one lies on top.
     all.sort_by_key(|mount| mount.destination().components().count());
     Ok(all)
+}
+
+/// The paths that an image declares as volumes and that no mount of the request covers, cleaned. What the image says is
+/// a stranger's word: a path that would cover the kernel's own file systems is refused.
+///
+/// # Errors
+/// [`Error::Invalid`] for such a path.
+pub fn declared(image: &ProcessDefaults, config: &ContainerConfig) -> Result<Vec<String>> {
+    let asked: Vec<_> = config
+        .mounts
+        .iter()
+        .map(|mount| clean(&mount.container_path))
+        .collect();
+    let mut paths = BTreeSet::new();
+    for written in &image.volumes {
+        let path = clean(written);
+        let top = path.split('/').nth(1).unwrap_or_default();
+        if matches!(top, "" | "proc" | "sys" | "dev") || path.contains('\0') {
+            return Err(Error::invalid(
+                "image VOLUME",
+                format!(
+                    "{written:?} would cover what the container needs; mount a volume elsewhere, or fix the image"
+                ),
+            ));
+        }
+        if !asked.contains(&path) {
+            paths.insert(path);
+        }
+    }
+    Ok(paths.into_iter().collect())
+}
+
+/// A path without empty, `.` and `..` components: `/../../etc` is `/etc`, as it would be inside.
+fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            name => parts.push(name),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 /// The strongest propagation that any volume needs decides for the container's root.
@@ -80,12 +142,43 @@ fn defaults(ingredients: &Ingredients<'_>) -> Vec<Mount> {
         (ingredients.files.hosts(), "/etc/hosts"),
         (ingredients.files.resolv_conf(), "/etc/resolv.conf"),
     ] {
-        all.push(bind(&file, target, &["rbind", "rprivate", etc_access]));
+        let mut mount = bind(&file, target, &["rbind", "rprivate", etc_access]);
+        map_ids(&mut mount, ingredients.config.security.namespaces.user.as_ref());
+        all.push(mount);
     }
     all
 }
 
-fn volume(mount: &crate::container::Mount) -> Result<Mount> {
+fn map_ids(mount: &mut Mount, ids: Option<&IdMapping>) {
+    mount
+        .set_uid_mappings(ids.map(|ids| super::mappings(ids.uids())))
+        .set_gid_mappings(ids.map(|ids| super::mappings(ids.gids())));
+}
+
+/// What an image has at a path, read-only. Its layers are kept under a name of the container's.
+fn image_volume(
+    id: &ContainerId,
+    index: usize,
+    mount: &crate::container::Mount,
+    volume: &ImageVolume,
+) -> Result<Mount> {
+    let target = target(mount)?;
+    let path = format!("path=/{}", volume.sub_path);
+    let mut options = vec!["ro", "rprivate"];
+    options.extend(mount.options.iter().flatten().map(String::as_str));
+    if !volume.sub_path.is_empty() {
+        options.push(&path);
+    }
+    let mut made = bind(
+        Path::new(&ContainerRecord::image_volume_key(id, index)),
+        &absolute(target),
+        &options,
+    );
+    made.set_typ(Some("image".to_owned()));
+    Ok(made)
+}
+
+fn target(mount: &crate::container::Mount) -> Result<&Path> {
     let target = Path::new(&mount.container_path);
     if mount.container_path.is_empty() || mount.container_path.contains('\0') {
         return Err(Error::invalid(
@@ -99,6 +192,11 @@ fn volume(mount: &crate::container::Mount) -> Result<Mount> {
             format!("{target:?} contains \"..\"; give a plain path"),
         ));
     }
+    Ok(target)
+}
+
+fn volume(mount: &crate::container::Mount) -> Result<Mount> {
+    let target = target(mount)?;
     if !mount.host_path.starts_with('/') {
         return Err(Error::invalid(
             "mounts.host_path",
@@ -121,7 +219,10 @@ fn volume(mount: &crate::container::Mount) -> Result<Mount> {
         }
         options.push("rro");
     }
-    Ok(bind(Path::new(&mount.host_path), &absolute(target), &options))
+    options.extend(mount.options.iter().flatten().map(String::as_str));
+    let mut made = bind(Path::new(&mount.host_path), &absolute(target), &options);
+    map_ids(&mut made, mount.ids.as_ref());
+    Ok(made)
 }
 
 fn absolute(target: &Path) -> String {
@@ -157,10 +258,7 @@ mod tests {
         crate::container::Mount {
             container_path: container_path.into(),
             host_path: "/host".into(),
-            readonly: false,
-            propagation: Propagation::Private,
-            recursive_read_only: false,
-            selinux_relabel: false,
+            ..crate::container::Mount::default()
         }
     }
 

@@ -22,6 +22,7 @@ fn pod() -> PodRecord {
 
 fn container(pod: &PodRecord) -> ContainerRecord {
     ContainerRecord {
+        image_volumes: Default::default(),
         id: ContainerId::generate().unwrap(),
         pod: pod.id.clone(),
         config: ContainerConfig {

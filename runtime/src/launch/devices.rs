@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::Step;
 use super::failure::{InStep, StepResult};
 use super::plan::{DeviceKind, DeviceNode};
+use super::userns::IdMapping;
 
 /// The links that every container has (OCI runtime spec, "Default Devices" and "Dev symbolic links").
 const LINKS: [(&str, &str); 6] = [
@@ -24,10 +25,10 @@ const LINKS: [(&str, &str); 6] = [
 /// Where other file systems are usually mounted: found more cheaply than made on the way.
 const MOUNT_POINTS: [&str; 3] = ["pts", "shm", "mqueue"];
 
-/// Fills the detached tmpfs `dev`.
-pub(crate) fn populate(dev: BorrowedFd<'_>, nodes: &[DeviceNode]) -> StepResult<()> {
+/// Fills the detached tmpfs `dev`. With `ids` all of it belongs to those of a user namespace.
+pub(crate) fn populate(dev: BorrowedFd<'_>, nodes: &[DeviceNode], ids: Option<&IdMapping>) -> StepResult<()> {
     for node in nodes {
-        create(dev, node).step_at(Step::Device, &node.path)?;
+        create(dev, node, ids).step_at(Step::Device, &node.path)?;
     }
     for name in MOUNT_POINTS {
         rustix::fs::mkdirat(dev, name, Mode::from(0o755))
@@ -36,11 +37,23 @@ pub(crate) fn populate(dev: BorrowedFd<'_>, nodes: &[DeviceNode]) -> StepResult<
     for (name, target) in LINKS {
         rustix::fs::symlinkat(target, dev, name).step_at(Step::Device, format_args!("/dev/{name}"))?;
     }
-    Ok(())
+    match ids {
+        Some(ids) => give(dev, ids).step_at(Step::Device, "/dev"),
+        None => Ok(()),
+    }
+}
+
+/// Gives the directories and links to the root of a user namespace; the nodes have their owners.
+fn give(dev: BorrowedFd<'_>, ids: &IdMapping) -> rustix::io::Result<()> {
+    let (uid, gid) = ids.root();
+    let own = |name: &str| rustix::fs::chownat(dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+    MOUNT_POINTS.into_iter().try_for_each(own)?;
+    LINKS.into_iter().try_for_each(|(name, _)| own(name))?;
+    rustix::fs::chownat(dev, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
 }
 
 /// The umask is 0 here, so the mode is what the plan says.
-fn create(dev: BorrowedFd<'_>, node: &DeviceNode) -> rustix::io::Result<()> {
+fn create(dev: BorrowedFd<'_>, node: &DeviceNode, ids: Option<&IdMapping>) -> rustix::io::Result<()> {
     let path = node
         .path
         .below_root()
@@ -58,8 +71,16 @@ fn create(dev: BorrowedFd<'_>, node: &DeviceNode) -> rustix::io::Result<()> {
         DeviceKind::Fifo => (FileType::Fifo, 0),
     };
     rustix::fs::mknodat(parent, name, kind, Mode::from(node.mode), number)?;
-    if (node.uid, node.gid) != (0, 0) {
+    if (node.uid, node.gid) != (0, 0) || ids.is_some() {
         let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
+        // A node whose owner the namespace does not know belongs to its root, and is used through its mode.
+        let (uid, gid) = ids.map_or((uid, gid), |ids| {
+            let (root, root_group) = ids.root();
+            (
+                ids.host_uid(node.uid).map_or(root, Uid::from_raw),
+                ids.host_gid(node.gid).map_or(root_group, Gid::from_raw),
+            )
+        });
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())

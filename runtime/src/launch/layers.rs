@@ -16,8 +16,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::Step;
 use super::failure::{InStep, StepResult};
 use super::plan::LayerPlan;
-use super::rootfs::FIXED_OPTIONS;
+use super::rootfs::{FIXED_OPTIONS, give_upper};
+use super::userns::UserNamespace;
 use super::values::HostPath;
+use crate::sys::mount::map_ids;
 
 /// Makes the overlay as a detached mount, with this SELinux label on all its files.
 pub(crate) fn prepare(
@@ -25,6 +27,7 @@ pub(crate) fn prepare(
     upper: &HostPath,
     work: &HostPath,
     label: Option<&str>,
+    user: Option<UserNamespace<'_>>,
 ) -> StepResult<OwnedFd> {
     let mut layers = Vec::with_capacity(lower.len());
     for run in lower.chunk_by(|one, next| namespace(one) == namespace(next)) {
@@ -37,7 +40,22 @@ pub(crate) fn prepare(
             Some(other) => clone_mounts(other, run, &mut layers).step_at(Step::PrepareRoot, other)?,
         }
     }
+    if let Some(user) = user {
+        for (layer, made) in lower.iter().zip(&mut layers) {
+            map(layer, made, user).step_at(Step::MapIds, path(layer))?;
+        }
+        give_upper(upper, user)?;
+    }
     stack(&layers, upper, work, label).step_at(Step::PrepareRoot, upper)
+}
+
+/// Shows a layer with the ids of a user namespace. A directory becomes a mount for that.
+fn map(layer: &LayerPlan, made: &mut OwnedFd, user: UserNamespace<'_>) -> Result<()> {
+    if let LayerPlan::Directory { path } = layer {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        *made = open_tree(CWD, path.as_c_str(), flags)?;
+    }
+    map_ids(made.as_fd(), user.namespace)
 }
 
 fn namespace(layer: &LayerPlan) -> Option<&HostPath> {

@@ -16,6 +16,7 @@ mod console;
 mod devices;
 mod exec;
 mod failure;
+mod hooks;
 mod identity;
 mod layers;
 mod lsm;
@@ -28,13 +29,16 @@ mod rlimits;
 mod rooted;
 mod rootfs;
 mod sealed;
+mod shared;
 mod spec;
 mod stage1;
 mod stdio;
 mod step;
 mod steps;
 mod sysctl;
+mod userns;
 mod values;
+mod volume_fill;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -45,13 +49,15 @@ use failure::StepResult;
 use crate::sys::clone::{CloneOptions, clone3};
 
 pub use channel::{LaunchChannel, LaunchMessage, Received};
+pub use mounts::probe_recursive_read_only;
 pub(crate) use plan::{CgroupLayout, HierarchyMount};
 pub use plan::{ExecPlan, LaunchPlan, PidMode};
 pub use pod::{
     IpcMode, NetworkMode, PodInit, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, create_namespaces,
 };
-pub use spec::{ExactStrings, ExecContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
+pub use spec::{ExactStrings, ExecContext, HookContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
 pub use step::{SetupFailure, Step};
+pub use userns::{IdMapping, IdRange, probe_user_namespaces};
 pub(crate) use values::HostPath;
 
 /// The child's ends of its standard streams. `None` means the container's own `/dev/null`, or the terminal
@@ -113,7 +119,9 @@ pub fn launch_exec(
     around: Surroundings<'_>,
     init: BorrowedFd<'_>,
 ) -> io::Result<Launching> {
-    launch(around, |reporter| stage1::exec(plan, &stdio, init, reporter))
+    launch(around, |reporter| {
+        stage1::exec(plan, &stdio, around, init, reporter)
+    })
 }
 
 fn launch(

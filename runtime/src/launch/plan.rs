@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use minicbor::{Decode, Encode};
 
 use super::sealed::seal;
+use super::userns::IdMapping;
 use super::values::{ContainerPath, HostPath, ProcessString};
 use crate::seccomp::Filter;
 
@@ -32,6 +33,11 @@ pub struct LaunchPlan {
     pub(crate) cgroup: CgroupEntry,
     #[n(7)]
     pub(crate) process: ProcessPlan,
+    /// The ids of the pod's user namespace; none in a pod that uses the host's.
+    #[n(50)]
+    pub(crate) user: Option<IdMapping>,
+    #[n(51)]
+    pub(crate) hooks: Option<HooksPlan>,
 }
 
 /// Everything that starts a process in a running container. Made by [`ExecPlan::from_process`].
@@ -42,6 +48,9 @@ pub struct ExecPlan {
     pub(crate) cgroup: CgroupEntry,
     #[n(1)]
     pub(crate) process: ProcessPlan,
+    /// As in [`LaunchPlan`].
+    #[n(50)]
+    pub(crate) user: Option<IdMapping>,
 }
 
 /// Whose PID namespace a container uses.
@@ -171,6 +180,13 @@ pub(crate) enum MountSource {
         propagation: Propagation,
         #[n(3)]
         recursive_propagation: bool,
+        /// With these ids in place of those that are stored.
+        #[n(50)]
+        ids: Option<IdMapping>,
+        /// Filled with what the image has at the target, as it is the container's own and empty.
+        #[n(51)]
+        #[cbor(default)]
+        filled: bool,
     },
     /// A file system made for the container.
     #[n(1)]
@@ -188,6 +204,51 @@ pub(crate) enum MountSource {
         #[n(0)]
         layout: CgroupLayout,
     },
+    /// What an image has at a path, read-only.
+    #[n(50)]
+    #[cbor(map)]
+    Image {
+        #[n(0)]
+        root: RootSource,
+        #[n(1)]
+        path: ContainerPath,
+    },
+}
+
+/// Programs of the host's administrator (OCI runtime spec, "POSIX-platform Hooks") that take part in a launch.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct HooksPlan {
+    /// A directory of the host with `config.json`, and `rootfs` to attach the root at.
+    #[n(0)]
+    pub(crate) bundle: HostPath,
+    /// The container's id.
+    #[n(1)]
+    pub(crate) id: String,
+    /// As the specification has them.
+    #[n(2)]
+    pub(crate) annotations: Vec<(String, String)>,
+    #[n(3)]
+    pub(crate) create_runtime: Vec<Hook>,
+    #[n(4)]
+    pub(crate) create_container: Vec<Hook>,
+    #[n(5)]
+    pub(crate) start_container: Vec<Hook>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct Hook {
+    #[n(0)]
+    pub(crate) path: HostPath,
+    /// The name it is called by among them; the path alone when empty.
+    #[n(1)]
+    pub(crate) args: Vec<ProcessString>,
+    /// All of its environment.
+    #[n(2)]
+    pub(crate) env: Vec<ProcessString>,
+    #[n(3)]
+    pub(crate) timeout_seconds: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]

@@ -4,14 +4,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use minicbor::{Decode, Encode};
 use rustix::fs::{Mode, OFlags};
-use rustix::thread::UnshareFlags;
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use super::failure::{InStep, StepResult};
+use super::failure::{InStep, StepResult, failure};
 use super::sealed::{seal, unseal};
 use super::sysctl::{self, Sysctl};
-use super::{PlanError, SetupFailure, Step, pod_init};
+use super::userns::{self, IdMapping};
+use super::{LaunchMessage, PlanError, Received, SetupFailure, Step, channel, pod_init, stage1};
 use crate::sys;
-use crate::sys::clone::unshare;
+use crate::sys::clone::{Namespaces, unshare};
 
 /// The kernel's limit of a hostname (`__NEW_UTS_LEN`).
 const HOSTNAME_MAX: usize = 64;
@@ -66,6 +68,8 @@ pub struct PodNamespaceRequest {
     pub ipc: IpcMode,
     /// PID namespace.
     pub pid: PodPidMode,
+    /// The ids of a user namespace of the pod's own, which then owns all others; `None` is the host's.
+    pub user: Option<IdMapping>,
     /// Kernel parameters as name and value.
     pub sysctls: Vec<(String, String)>,
 }
@@ -84,6 +88,8 @@ pub struct PodPlan {
     pid: PodPidMode,
     #[n(4)]
     sysctls: Vec<Sysctl>,
+    #[n(50)]
+    user: Option<IdMapping>,
 }
 
 /// The pid 1 of a pod that shares its PID namespace.
@@ -108,17 +114,32 @@ pub struct PodNamespaces {
     pub uts: Option<OwnedFd>,
     /// The pid 1 of the shared PID namespace, when there is one.
     pub init: Option<PodInit>,
+    /// User; `None` is the host's.
+    pub user: Option<OwnedFd>,
 }
 
 impl PodPlan {
     /// Validates a request.
     ///
     /// # Errors
-    /// [`PlanError`] naming the field: a hostname that is none, or a kernel parameter that does not belong to a
-    /// namespace of the pod.
+    /// [`PlanError`] naming the field: a hostname that is none, a kernel parameter that does not belong to a
+    /// namespace of the pod, or a user namespace together with a namespace of the host's that it could not own.
     pub fn new(request: PodNamespaceRequest) -> Result<PodPlan, PlanError> {
         if let Some(hostname) = &request.hostname {
             check_hostname(hostname)?;
+        }
+        if request.user.is_some() {
+            let shared = [
+                ("network", request.network == NetworkMode::Host),
+                ("ipc", request.ipc == IpcMode::Host),
+                ("pid", request.pid == PodPidMode::Host),
+            ];
+            if let Some((field, _)) = shared.into_iter().find(|(_, host)| *host) {
+                return Err(PlanError::Contradiction {
+                    field: field.into(),
+                    with: "the pod's own user namespace",
+                });
+            }
         }
         let sysctls = request
             .sysctls
@@ -131,6 +152,7 @@ impl PodPlan {
             ipc: request.ipc,
             pid: request.pid,
             sysctls,
+            user: request.user,
         })
     }
 
@@ -176,6 +198,9 @@ fn check_hostname(hostname: &str) -> Result<(), PlanError> {
 /// # Errors
 /// The step that failed. The process is then in an unknown mixture of namespaces and should exit.
 pub fn create_namespaces(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> {
+    if let Some(mapping) = &plan.user {
+        return create_owned(plan, mapping);
+    }
     let mut flags = UnshareFlags::empty();
     flags.set(UnshareFlags::NEWNET, plan.network == NetworkMode::Pod);
     flags.set(UnshareFlags::NEWIPC, plan.ipc == IpcMode::Pod);
@@ -183,15 +208,10 @@ pub fn create_namespaces(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> 
     if !flags.is_empty() {
         unshare(flags).step(Step::Namespaces)?;
     }
-    if let Some(hostname) = &plan.hostname {
-        rustix::system::sethostname(hostname.as_bytes()).step_at(Step::Hostname, hostname)?;
-    }
-    if plan.network == NetworkMode::Pod {
-        sys::net::raise_loopback().step(Step::Loopback)?;
-    }
-    sysctl::write_all(&plan.sysctls)?;
+    let procfs = sysctl::procfs_for(&plan.sysctls)?;
+    set_up(plan, procfs.as_ref())?;
     let init = match plan.pid {
-        PodPidMode::Pod => Some(pod_init::start()?),
+        PodPidMode::Pod => Some(pod_init::start(false)?),
         PodPidMode::Container | PodPidMode::Host => None,
     };
     Ok(PodNamespaces {
@@ -199,7 +219,84 @@ pub fn create_namespaces(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> 
         ipc: own("ipc", flags.contains(UnshareFlags::NEWIPC))?,
         uts: own("uts", flags.contains(UnshareFlags::NEWUTS))?,
         init,
+        user: None,
     })
+}
+
+/// What is done in the namespaces once they exist, by a process that has the privileges of their owner.
+fn set_up(plan: &PodPlan, procfs: Option<&OwnedFd>) -> StepResult<()> {
+    if let Some(hostname) = &plan.hostname {
+        rustix::system::sethostname(hostname.as_bytes()).step_at(Step::Hostname, hostname)?;
+    }
+    if plan.network == NetworkMode::Pod {
+        sys::net::raise_loopback().step(Step::Loopback)?;
+    }
+    match procfs {
+        Some(procfs) => sysctl::write_all(&plan.sysctls, procfs),
+        None => Ok(()),
+    }
+}
+
+/// As [`create_namespaces`], with a user namespace that owns all others. A child makes them, since the supervisor
+/// stays in the host's: it is from there that volumes and layers are id-mapped. It then joins the rest.
+fn create_owned(plan: &PodPlan, mapping: &IdMapping) -> StepResult<PodNamespaces> {
+    // The host's process namespace is not the pod's root's to show, and some parameters are its alone to write.
+    let procfs = sysctl::procfs_for(&plan.sysctls)?;
+    let (channel, reporter) = channel::pair()
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        .step(Step::Namespaces)?;
+    let namespaces = Namespaces {
+        net: true,
+        ipc: true,
+        uts: plan.hostname.is_some(),
+        ..Namespaces::default()
+    };
+    let work = || {
+        stage1::run(&reporter, || {
+            set_up(plan, procfs.as_ref())?;
+            if plan.pid == PodPidMode::Pod {
+                let init = pod_init::start(true)?;
+                reporter
+                    .started(init.pid, init.pidfd.as_fd())
+                    .step(Step::PodInit)?;
+            }
+            Ok(())
+        })
+    };
+    let parked = userns::park(mapping, namespaces, work).step_at(Step::Namespaces, "user")?;
+    drop(reporter);
+    let open = |name: &str| parked.namespace(name).step_at(Step::Namespaces, name);
+    let mut made = PodNamespaces {
+        user: Some(open("user")?),
+        net: Some(open("net")?),
+        ipc: Some(open("ipc")?),
+        uts: plan.hostname.as_ref().map(|_| open("uts")).transpose()?,
+        init: None,
+    };
+    parked.release().step(Step::Namespaces)?;
+    loop {
+        match channel.wait() {
+            Ok(Received::Message(LaunchMessage::Started { pid, pidfd })) => {
+                made.init = Some(PodInit { pid, pidfd });
+            }
+            Ok(Received::Message(LaunchMessage::Failed(failed))) => return Err(failed),
+            Ok(Received::Eof) => break,
+            _ => return Err(failure(Step::Namespaces, None, Errno::PROTO)),
+        }
+    }
+    if !userns::finished(parked) || made.init.is_some() != (plan.pid == PodPidMode::Pod) {
+        return Err(failure(Step::Namespaces, Some("user".into()), Errno::CHILD));
+    }
+    for (namespace, kind) in [
+        (&made.net, LinkNameSpaceType::Network),
+        (&made.ipc, LinkNameSpaceType::InterProcessCommunication),
+        (&made.uts, LinkNameSpaceType::HostNameAndNISDomainName),
+    ] {
+        if let Some(namespace) = namespace {
+            move_into_link_name_space(namespace.as_fd(), Some(kind)).step(Step::Namespaces)?;
+        }
+    }
+    Ok(made)
 }
 
 fn own(name: &str, ours: bool) -> StepResult<Option<OwnedFd>> {
@@ -230,6 +327,7 @@ mod tests {
             network: NetworkMode::Pod,
             ipc: IpcMode::Pod,
             pid: PodPidMode::Container,
+            user: None,
             sysctls: vec![("net.ipv4.ip_unprivileged_port_start".into(), "0".into())],
         }
     }

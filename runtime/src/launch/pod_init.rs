@@ -24,16 +24,17 @@ use crate::sys;
 use crate::sys::clone::{CloneOptions, Namespaces, clone3};
 use crate::sys::mount::{AttrChange, set_attributes};
 
-/// Starts it, and waits until it is harmless.
-pub(crate) fn start() -> StepResult<PodInit> {
+/// Starts it, and waits until it is harmless. `as_sibling` makes it a child of the caller's parent.
+pub(crate) fn start(as_sibling: bool) -> StepResult<PodInit> {
     let (channel, reporter) = channel::pair().map_err(errno).step(Step::PodInit)?;
     let namespaces = Namespaces {
         mount: true,
         pid: true,
-        cgroup: false,
+        ..Namespaces::default()
     };
     let options = CloneOptions {
         namespaces,
+        as_sibling,
         ..CloneOptions::default()
     };
     let child = clone3(options, || stage1::run(&reporter, || become_init(&reporter))).step(Step::PodInit)?;
@@ -85,7 +86,8 @@ fn enter_empty_root() -> rustix::io::Result<()> {
     ];
     let root = fresh(FileSystem::Tmpfs, &options, attributes)?;
     rustix::fs::mkdirat(&root, "proc", Mode::from(0o555))?;
-    rootfs::attach(root.as_fd()).map_err(|failed| rustix::io::Errno::from_raw_os_error(failed.errno))?;
+    rootfs::attach(root.as_fd(), "/".as_ref())
+        .map_err(|failed| rustix::io::Errno::from_raw_os_error(failed.errno))?;
     let procfs = fresh(FileSystem::Proc, &[], attributes)?;
     move_mount(
         &procfs,

@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
@@ -15,10 +16,11 @@ use rustix::thread::UnshareFlags;
 
 use super::failure::{InStep, StepResult};
 use super::plan::{RootPlan, RootSource};
+use super::userns::UserNamespace;
 use super::values::HostPath;
 use super::{Step, layers};
 use crate::sys::clone::unshare;
-use crate::sys::mount::{AttrChange, set_attributes};
+use crate::sys::mount::{AttrChange, map_ids, set_attributes};
 
 /// The longest string that fsconfig(2) takes.
 const FSCONFIG_VALUE_MAX: usize = 255;
@@ -29,46 +31,105 @@ const MOUNT_DATA_MAX: usize = 4095;
 pub(super) const FIXED_OPTIONS: [(&str, &str); 3] =
     [("index", "off"), ("redirect_dir", "off"), ("metacopy", "off")];
 
-/// Makes the root file system as a detached mount. It is the first that is made for a container, and so the first in
-/// its mount table. `None` when only [`prepare_by_mount`] can.
-pub(crate) fn prepare(plan: &RootPlan) -> StepResult<Option<OwnedFd>> {
-    match &plan.source {
-        RootSource::Directory { path } => directory(path).map(Some).step_at(Step::PrepareRoot, path),
-        RootSource::Overlay { lower, upper, work } => {
-            match overlay_by_fsconfig(lower, upper, work, plan.label.as_deref()) {
-                Err(Errno::INVAL | Errno::NOSYS) => Ok(None),
-                other => other.map(Some).step_at(Step::PrepareRoot, upper),
-            }
-        }
-        RootSource::Layers { lower, upper, work } => {
-            layers::prepare(lower, upper, work, plan.label.as_deref()).map(Some)
-        }
+/// Makes a root file system as a detached mount. That of a container is the first that is made for it, and so the first
+/// in its mount table. `None` when only [`prepare_by_mount`] can.
+pub(crate) fn prepare(
+    source: &RootSource,
+    label: Option<&str>,
+    user: Option<UserNamespace<'_>>,
+) -> StepResult<Option<OwnedFd>> {
+    match source {
+        RootSource::Directory { path } => directory(path, user).map(Some),
+        RootSource::Overlay { .. } if user.is_some() => Ok(None),
+        RootSource::Overlay { lower, upper, work } => match overlay_by_fsconfig(lower, upper, work, label) {
+            Err(Errno::INVAL | Errno::NOSYS) => Ok(None),
+            other => other.map(Some).step_at(Step::PrepareRoot, upper),
+        },
+        RootSource::Layers { lower, upper, work } => layers::prepare(lower, upper, work, label, user).map(Some),
     }
 }
 
 /// Makes an overlay as kernels before 6.7 can, and paths longer than fsconfig(2) takes need: through mount(2), which
 /// wants a place to mount at. So the process leaves the host's mount namespace, and everything that comes from there
 /// must have been cloned before.
-pub(crate) fn prepare_by_mount(plan: &RootPlan) -> StepResult<OwnedFd> {
-    match &plan.source {
-        RootSource::Directory { path } => directory(path).step_at(Step::PrepareRoot, path),
+///
+/// In a user namespace the layers are shown with its ids. An overlay cannot be id-mapped itself, but its layers can
+/// (Linux 5.19): their id-mapped clones are put over them, where only this process sees it.
+pub(crate) fn prepare_by_mount(
+    source: &RootSource,
+    label: Option<&str>,
+    user: Option<UserNamespace<'_>>,
+) -> StepResult<OwnedFd> {
+    match source {
+        RootSource::Directory { path } => directory(path, user),
         RootSource::Overlay { lower, upper, work } => {
-            overlay_by_mount(lower, upper, work, plan.label.as_deref()).step_at(Step::PrepareRoot, upper)
+            leave_host().step(Step::PrepareRoot)?;
+            if let Some(user) = user {
+                map_layers(lower, upper, user)?;
+                match overlay_by_fsconfig(lower, upper, work, label) {
+                    Err(Errno::INVAL | Errno::NOSYS) => {}
+                    other => return other.step_at(Step::PrepareRoot, upper),
+                }
+            }
+            overlay_by_mount(lower, upper, work, label).step_at(Step::PrepareRoot, upper)
         }
         RootSource::Layers { lower, upper, work } => {
-            layers::prepare(lower, upper, work, plan.label.as_deref())
+            layers::prepare(lower, upper, work, label, user)
         }
     }
 }
 
-fn directory(path: &HostPath) -> rustix::io::Result<OwnedFd> {
-    let tree = open_tree(CWD, path.as_c_str(), clone_flags())?;
+fn leave_host() -> rustix::io::Result<()> {
+    unshare(UnshareFlags::NEWNS)?;
+    make_all_private()
+}
+
+/// Puts id-mapped clones over the layers. The upper directory cannot be one: overlayfs works in it as the host's root,
+/// whom the mapping does not know. So what is written is stored with the host's ids, and its root belongs to them.
+fn map_layers(lower: &[HostPath], upper: &HostPath, user: UserNamespace<'_>) -> StepResult<()> {
+    for layer in lower {
+        let mapped = (|| {
+            let tree = open_tree(CWD, layer.as_c_str(), clone_flags())?;
+            map_ids(tree.as_fd(), user.namespace)?;
+            move_mount(
+                &tree,
+                "",
+                CWD,
+                layer.as_c_str(),
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+            )
+        })();
+        mapped.step_at(Step::MapIds, layer)?;
+    }
+    give_upper(upper, user)
+}
+
+/// Gives the upper directory, which is the root of what is shown, to the ids that the container's owner has here.
+pub(super) fn give_upper(upper: &HostPath, user: UserNamespace<'_>) -> StepResult<()> {
+    let owned = (|| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(upper.as_c_str(), flags, Mode::empty())?;
+        let stored = rustix::fs::fstat(&directory)?;
+        let uid = user.ids.host_uid(stored.st_uid).map(Uid::from_raw);
+        let gid = user.ids.host_gid(stored.st_gid).map(Gid::from_raw);
+        rustix::fs::fchown(&directory, uid, gid)?;
+        // A change of owner takes these away.
+        rustix::fs::fchmod(&directory, Mode::from_raw_mode(stored.st_mode))
+    })();
+    owned.step_at(Step::MapIds, upper)
+}
+
+fn directory(path: &HostPath, user: Option<UserNamespace<'_>>) -> StepResult<OwnedFd> {
+    let tree = open_tree(CWD, path.as_c_str(), clone_flags()).step_at(Step::PrepareRoot, path)?;
     let change = AttrChange {
         set: MountAttrFlags::MOUNT_ATTR_NODEV,
         propagation: Some(MountPropagationFlags::PRIVATE),
         ..AttrChange::default()
     };
-    set_attributes(tree.as_fd(), change)?;
+    set_attributes(tree.as_fd(), change).step_at(Step::PrepareRoot, path)?;
+    if let Some(user) = user {
+        map_ids(tree.as_fd(), user.namespace).step_at(Step::MapIds, path)?;
+    }
     Ok(tree)
 }
 
@@ -119,8 +180,6 @@ fn overlay_by_mount(
     work: &HostPath,
     label: Option<&str>,
 ) -> rustix::io::Result<OwnedFd> {
-    unshare(UnshareFlags::NEWNS)?;
-    make_all_private()?;
     // Names relative to the layers' common directory, so that 500 of them fit into a page.
     let common = common_directory(lower);
     rustix::process::chdir(OsStr::from_bytes(&common))?;
@@ -182,10 +241,11 @@ pub(crate) fn make_all_private() -> rustix::io::Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
 }
 
-/// Puts the detached root on top of the current one, where it can be the parent of mounts.
-pub(crate) fn attach(root: BorrowedFd<'_>) -> StepResult<()> {
+/// Puts the detached root on top of the current one, or at a place where hooks look for it; there it can be the parent
+/// of mounts.
+pub(crate) fn attach(root: BorrowedFd<'_>, at: &Path) -> StepResult<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(root, "", CWD, "/", flags).step(Step::AttachRoot)
+    move_mount(root, "", CWD, at, flags).step(Step::AttachRoot)
 }
 
 /// Makes the attached root the only one: the old root and everything on it is gone from this namespace.

@@ -64,6 +64,7 @@ mod tests {
 
     fn exec_plan() -> ExecPlan {
         ExecPlan {
+            user: None,
             cgroup: CgroupEntry {
                 tasks: vec![HostPath::parse(b"/cg/tasks").unwrap()],
                 namespace: true,

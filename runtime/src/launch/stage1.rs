@@ -8,19 +8,21 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use super::channel::Reporter;
 use super::exec::{become_program, lead_session};
 use super::failure::{InStep, StepResult, failure};
+use super::hooks::{self, Runner};
 use super::mounts::{self, borrow_procfs};
-use super::plan::{CgroupEntry, ExecPlan, LaunchPlan, PidMode, ProcessPlan};
-use super::rooted::Root;
+use super::plan::{CgroupEntry, ExecPlan, HooksPlan, LaunchPlan, PidMode, ProcessPlan};
+use super::rooted::{Root, file_type};
 use super::sealed::unseal;
 use super::steps::{Next, Prepared, absent_of, confine, enter_root, exec_console};
-use super::{ChildStdio, Step, Surroundings, rootfs};
+use super::userns::{self, IdMapping, UserNamespace};
+use super::{ChildStdio, Step, Surroundings, rlimits, rootfs};
 use crate::sys;
 use crate::sys::clone::{CloneOptions, Namespaces, clone_sibling, clone3, unshare};
 use crate::sys::fds::close_all_except;
@@ -44,11 +46,19 @@ pub(crate) fn container(
     reporter: &Reporter,
 ) -> StepResult<()> {
     let pod_init = around.pod.init.as_ref().map(|init| init.pidfd.as_fd());
+    let user = around.pod.user.as_ref().map(AsFd::as_fd);
     keep_only(
         stdio,
-        [Some(plan), Some(reporter.as_fd()), around.pid_target, pod_init],
+        [
+            Some(plan),
+            Some(reporter.as_fd()),
+            around.pid_target,
+            pod_init,
+            user,
+        ],
     )?;
     let plan: LaunchPlan = unseal(plan).step(Step::DecodePlan)?;
+    let user = agree_on_user(plan.user.as_ref(), user)?;
     settle(&plan.cgroup, &plan.process)?;
     let shared_pid = match plan.pid {
         PidMode::Container | PidMode::Host => None,
@@ -60,18 +70,35 @@ pub(crate) fn container(
                 .step_at(Step::Namespaces, "target pid")?,
         ),
     };
-    let root = rootfs::prepare(&plan.root)?;
-    let sources = mounts::prepare(&plan.mounts)?;
+    let runner = Runner::start(plan.hooks.as_ref())?;
+    let root = rootfs::prepare(&plan.root.source, plan.root.label.as_deref(), user)?;
+    let mut sources = mounts::prepare(&plan, user)?;
     let procfs = shared_pid
         .map(borrow_procfs)
         .transpose()
         .step_at(Step::Mount, "/proc")?;
-    let root = root.map_or_else(|| rootfs::prepare_by_mount(&plan.root), Ok)?;
+    let root = root.map_or_else(
+        || rootfs::prepare_by_mount(&plan.root.source, plan.root.label.as_deref(), user),
+        Ok,
+    )?;
+    mounts::prepare_images(&plan, &mut sources, user)?;
+    mounts::fill_volumes(&plan, &sources, root.as_fd())?;
+    if let Some(user) = user {
+        // The last that is done as the host's root.
+        rlimits::set(&plan.process.rlimits)?;
+        give_stdio(stdio, user.ids)?;
+        if let Some(namespace) = shared_pid {
+            // By a pidfd this takes privileges over the process, which the pod's root does not have.
+            join_pid_later(namespace)?;
+        }
+        userns::enter(user.namespace).step_at(Step::Namespaces, "user")?;
+    }
     // From here on fds are closed by number, under the feet of their owners, which therefore are never dropped.
     let prepared = ManuallyDrop::new(Prepared {
         root,
         sources,
         procfs,
+        runner,
     });
     match shared_pid {
         None => clone_then_set_up(&plan, stdio, &prepared, reporter),
@@ -90,8 +117,9 @@ fn clone_then_set_up(
         mount: true,
         pid: plan.pid == PidMode::Container,
         cgroup: plan.cgroup.namespace,
+        ..Namespaces::default()
     };
-    last_clone(namespaces, reporter, || {
+    let init = last_clone(namespaces, reporter, || {
         let seen = ManuallyDrop::new(enter_root(plan, prepared, reporter)?);
         confine(
             &plan.process,
@@ -100,8 +128,13 @@ fn clone_then_set_up(
             reporter,
             Next::Program,
         )?;
+        hooks::before_exec(plan.hooks.as_ref())?;
         Err(become_program(&plan.process))
-    })
+    })?;
+    match &prepared.runner {
+        Some(runner) => runner.tell(init),
+        None => Ok(()),
+    }
 }
 
 /// The way into a PID namespace that others are in: set up here, and enter it with the last clone.
@@ -112,45 +145,91 @@ fn set_up_then_clone(
     namespace: BorrowedFd<'_>,
     reporter: &Reporter,
 ) -> StepResult<()> {
+    if let Some(runner) = &prepared.runner {
+        // Who has the namespaces now; what becomes the program joins the PID namespace last.
+        runner.tell(rustix::process::getpid().as_raw_nonzero().get())?;
+    }
     let mut own = UnshareFlags::NEWNS;
     own.set(UnshareFlags::NEWCGROUP, plan.cgroup.namespace);
     unshare(own).step(Step::Namespaces)?;
     let seen = ManuallyDrop::new(enter_root(plan, prepared, reporter)?);
-    // This changes only what later children are born into.
-    move_into_thread_name_spaces(namespace, ThreadNameSpaceType::PROCESS_ID)
-        .step_at(Step::Namespaces, "pid")?;
+    if plan.user.is_none() {
+        join_pid_later(namespace)?;
+    }
     confine(&plan.process, stdio, &seen.absent_stdio(), reporter, Next::Clone)?;
-    clone_program(&plan.process, reporter)
+    clone_program(&plan.process, plan.hooks.as_ref(), reporter)
+}
+
+/// Makes a PID namespace the one that later children are born into; the process itself stays where it is.
+fn join_pid_later(namespace: BorrowedFd<'_>) -> StepResult<()> {
+    move_into_thread_name_spaces(namespace, ThreadNameSpaceType::PROCESS_ID).step_at(Step::Namespaces, "pid")
+}
+
+/// A container is in the user namespace of its pod or in none: a plan that does not know of it would run as the host's
+/// root, one that knows of another would show wrong owners.
+fn agree_on_user<'a>(
+    ids: Option<&'a IdMapping>,
+    namespace: Option<BorrowedFd<'a>>,
+) -> StepResult<Option<UserNamespace<'a>>> {
+    match (ids, namespace) {
+        (None, None) => Ok(None),
+        (Some(ids), Some(namespace)) => Ok(Some(UserNamespace { namespace, ids })),
+        _ => Err(failure(Step::Namespaces, Some("user".into()), Errno::INVAL)),
+    }
+}
+
+/// Gives the pipes to the root of the user namespace, which could not take them itself.
+fn give_stdio(stdio: &ChildStdio, ids: &IdMapping) -> StepResult<()> {
+    let (uid, gid) = ids.root();
+    for stream in [&stdio.stdin, &stdio.stdout, &stdio.stderr].into_iter().flatten() {
+        let kind = file_type(stream.as_fd()).step(Step::Stdio)?;
+        if matches!(kind, FileType::Fifo | FileType::Socket) {
+            rustix::fs::fchown(stream, Some(uid), Some(gid)).step(Step::Stdio)?;
+        }
+    }
+    Ok(())
 }
 
 /// Starts a process in a running container, whose init `init` is the pidfd of.
 pub(crate) fn exec(
     plan: BorrowedFd<'_>,
     stdio: &ChildStdio,
+    around: Surroundings<'_>,
     init: BorrowedFd<'_>,
     reporter: &Reporter,
 ) -> StepResult<()> {
-    keep_only(stdio, [Some(plan), Some(reporter.as_fd()), Some(init), None])?;
+    let user = around.pod.user.as_ref().map(AsFd::as_fd);
+    keep_only(stdio, [Some(plan), Some(reporter.as_fd()), Some(init), user])?;
     let plan: ExecPlan = unseal(plan).step(Step::DecodePlan)?;
+    agree_on_user(plan.user.as_ref(), user)?;
     settle(&plan.cgroup, &plan.process)?;
-    let all = ThreadNameSpaceType::MOUNT
+    if let Some(ids) = &plan.user {
+        rlimits::set(&plan.process.rlimits)?;
+        give_stdio(stdio, ids)?;
+    }
+    let mut all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::CONTROL_GROUP
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::PROCESS_ID;
+    all.set(ThreadNameSpaceType::USER, plan.user.is_some());
     move_into_thread_name_spaces(init, all).step(Step::Namespaces)?;
+    if plan.user.is_some() {
+        userns::become_root().step_at(Step::Namespaces, "user")?;
+    }
     let root = ManuallyDrop::new(rootfs::open_root().step(Step::Namespaces)?);
     let root = Root::new(root.as_fd());
     let console = ManuallyDrop::new(exec_console(root, &plan.process, reporter)?);
     let absent = absent_of(console.as_ref(), None, root);
     confine(&plan.process, stdio, &absent, reporter, Next::Clone)?;
-    clone_program(&plan.process, reporter)
+    clone_program(&plan.process, None, reporter)
 }
 
 /// Clones the process that becomes the program out of one that is confined already.
-fn clone_program(process: &ProcessPlan, reporter: &Reporter) -> StepResult<()> {
+fn clone_program(process: &ProcessPlan, hooks: Option<&HooksPlan>, reporter: &Reporter) -> StepResult<()> {
     let stage = || {
+        hooks::before_exec(hooks)?;
         lead_session(process)?;
         Err(become_program(process))
     };
@@ -161,12 +240,12 @@ fn clone_program(process: &ProcessPlan, reporter: &Reporter) -> StepResult<()> {
         .step(Step::CloneInit)
 }
 
-/// Clones the process that becomes the program, as a sibling of this one, and tells the supervisor.
+/// Clones the process that becomes the program, as a sibling of this one, and tells the supervisor. Its process id.
 fn last_clone(
     namespaces: Namespaces,
     reporter: &Reporter,
     stage: impl FnOnce() -> StepResult<()>,
-) -> StepResult<()> {
+) -> StepResult<i32> {
     let options = CloneOptions {
         namespaces,
         as_sibling: true,
@@ -175,7 +254,8 @@ fn last_clone(
     let child = clone3(options, || run(reporter, stage)).step(Step::CloneInit)?;
     reporter
         .started(child.pid, child.pidfd.as_fd())
-        .step(Step::CloneInit)
+        .step(Step::CloneInit)?;
+    Ok(child.pid)
 }
 
 /// Closes what the supervisor had open: pipes of other containers must not live as long as a hanging launch.

@@ -88,6 +88,16 @@ steps! {
     AppArmor = 31, "enter AppArmor profile";
     /// Asking for the SELinux label from `execve` on.
     Selinux = 32, "set SELinux label";
+    /// Running an OCI hook.
+    Hook = 33, "run hook";
+    /// Showing a file system with the ids of the pod's user namespace: it must support id-mapped mounts.
+    MapIds = 34, "map the ids of";
+    /// A volume that is to propagate mounts, but whose source does not (mount_namespaces(7)).
+    Propagation = 35, "propagate mounts of";
+    /// What an image volume shows.
+    ImageVolume = 36, "mount image volume at";
+    /// Copying what the image has into a volume that it declares.
+    FillVolume = 37, "fill volume at";
 }
 
 impl Step {

@@ -4,6 +4,7 @@
 //! `exec::become_program`.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::io::Errno;
 
@@ -11,7 +12,8 @@ use super::channel::Reporter;
 use super::console::{Console, find_devpts};
 use super::exec::{freshen, lead_session};
 use super::failure::{InStep, StepResult, failure};
-use super::mounts::{Source, attach_fresh, attach_volume, fresh};
+use super::hooks::{self, Runner};
+use super::mounts::{Source, attach_fresh, attach_image, attach_volume, fresh};
 use super::plan::{FileSystem, LaunchPlan, MountPlan, MountSource, ProcessPlan};
 use super::rooted::{Kind, Root};
 use super::stdio::{Absent, wire};
@@ -29,6 +31,8 @@ pub(crate) struct Prepared {
     pub(crate) sources: Vec<Source>,
     /// The procfs of a PID namespace that the process is not in.
     pub(crate) procfs: Option<OwnedFd>,
+    /// Who runs the hooks of the host.
+    pub(crate) runner: Option<Runner>,
 }
 
 /// What was found or made on the way into the root and is needed afterwards.
@@ -67,12 +71,24 @@ pub(crate) fn enter_root<'a>(
 ) -> StepResult<Entered<'a>> {
     rootfs::make_all_private().step(Step::AttachRoot)?;
     let root_fd = prepared.root.as_fd();
-    rootfs::attach(root_fd)?;
+    match &plan.hooks {
+        Some(hooks) => {
+            let bundle = std::path::Path::new(std::ffi::OsStr::from_bytes(hooks.bundle.to_bytes()));
+            rootfs::attach(root_fd, &bundle.join(hooks::ROOT))?;
+        }
+        None => rootfs::attach(root_fd, "/".as_ref())?,
+    }
     let root = Root::new(root_fd);
     let (mut dev, mut devpts) = (None, None);
     for (mount, source) in plan.mounts.iter().zip(&prepared.sources) {
         match (&mount.source, source) {
             (_, Source::Volume(volume)) => attach_volume(root, mount, volume)?,
+            (MountSource::Image { path, .. }, Source::Image(tree)) => attach_image(root, mount, path, tree)?,
+            (_, Source::Dev(made)) => {
+                attach_fresh(root, mount, FileSystem::Dev, made.as_fd())?;
+                let kept = rustix::io::fcntl_dupfd_cloexec(made, 3).step_at(Step::Mount, &mount.target)?;
+                dev = Some(kept);
+            }
             (MountSource::Cgroup { layout }, Source::Cgroups(clones)) => {
                 cgroup_mounts::attach_all(root, mount, layout, clones)?;
             }
@@ -91,6 +107,9 @@ pub(crate) fn enter_root<'a>(
     let console = container_console(root, &plan.process, devpts.as_ref(), reporter)?;
     masks::mask(root, &plan.masked, dev.as_ref().map(AsFd::as_fd))?;
     masks::make_readonly(root, &plan.readonly)?;
+    if let Some(hooks) = &plan.hooks {
+        hooks::before_pivot(hooks, prepared.runner.as_ref())?;
+    }
     rootfs::pivot(root_fd)?;
     root.ensure(&plan.process.cwd, Kind::Directory)
         .step_at(Step::WorkingDir, &plan.process.cwd)?;
@@ -119,7 +138,7 @@ fn make_fresh(
         }
         (FileSystem::Dev, _) => {
             let dev = fresh(kind, options, mount.attributes).step_at(Step::Mount, &mount.target)?;
-            devices::populate(dev.as_fd(), &plan.devices)?;
+            devices::populate(dev.as_fd(), &plan.devices, None)?;
             Ok(dev)
         }
         _ => fresh(kind, options, mount.attributes).step_at(Step::Mount, &mount.target),

@@ -92,14 +92,17 @@ impl Sysctl {
     }
 }
 
-/// Writes all parameters through a procfs that nobody else has (CVE-2025-52881).
-pub(crate) fn write_all(sysctls: &[Sysctl]) -> StepResult<()> {
-    if sysctls.is_empty() {
-        return Ok(());
-    }
-    let procfs = fresh(FileSystem::Proc, &[], Attributes::default()).step(Step::Sysctl)?;
+/// A procfs that nobody else has, when there is something to write (CVE-2025-52881). What it shows below `sys` are the
+/// namespaces of whoever looks.
+pub(crate) fn procfs_for(sysctls: &[Sysctl]) -> StepResult<Option<OwnedFd>> {
+    let made = (!sysctls.is_empty()).then(|| fresh(FileSystem::Proc, &[], Attributes::default()));
+    made.transpose().step(Step::Sysctl)
+}
+
+/// Writes all parameters.
+pub(crate) fn write_all(sysctls: &[Sysctl], procfs: &OwnedFd) -> StepResult<()> {
     for sysctl in sysctls {
-        write(&procfs, sysctl).step_at(Step::Sysctl, &sysctl.path)?;
+        write(procfs, sysctl).step_at(Step::Sysctl, &sysctl.path)?;
     }
     Ok(())
 }
@@ -125,6 +128,7 @@ mod tests {
     fn parse(name: &str, value: &str) -> Result<Sysctl, PlanError> {
         let pod = PodNamespaceRequest {
             hostname: None,
+            user: None,
             network: NetworkMode::Pod,
             ipc: IpcMode::Pod,
             pid: PodPidMode::Container,

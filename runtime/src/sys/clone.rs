@@ -45,6 +45,11 @@ pub(crate) struct Namespaces {
     pub(crate) mount: bool,
     pub(crate) pid: bool,
     pub(crate) cgroup: bool,
+    /// It owns all others of the same clone.
+    pub(crate) user: bool,
+    pub(crate) net: bool,
+    pub(crate) ipc: bool,
+    pub(crate) uts: bool,
 }
 
 /// A cloned process.
@@ -65,6 +70,10 @@ pub(crate) fn clone3(options: CloneOptions<'_>, child: impl FnOnce() -> i32) -> 
         (options.namespaces.mount, libc::CLONE_NEWNS),
         (options.namespaces.pid, libc::CLONE_NEWPID),
         (options.namespaces.cgroup, libc::CLONE_NEWCGROUP),
+        (options.namespaces.user, libc::CLONE_NEWUSER),
+        (options.namespaces.net, libc::CLONE_NEWNET),
+        (options.namespaces.ipc, libc::CLONE_NEWIPC),
+        (options.namespaces.uts, libc::CLONE_NEWUTS),
         (options.as_sibling, libc::CLONE_PARENT),
     ] {
         if wanted {
@@ -104,8 +113,17 @@ pub(crate) fn clone3(options: CloneOptions<'_>, child: impl FnOnce() -> i32) -> 
 /// As [`clone3`] of a sibling without new namespaces, through the older call, which seccomp filters can look into and
 /// therefore allow.
 pub(crate) fn clone_sibling(child: impl FnOnce() -> i32) -> Result<Child> {
+    clone(libc::CLONE_PARENT, child)
+}
+
+/// As [`clone_sibling`], of a child.
+pub(crate) fn clone_child(child: impl FnOnce() -> i32) -> Result<Child> {
+    clone(libc::SIGCHLD, child)
+}
+
+fn clone(flags: libc::c_int, child: impl FnOnce() -> i32) -> Result<Child> {
     let mut pidfd: RawFd = -1;
-    let flags = (libc::CLONE_PIDFD | libc::CLONE_PARENT) as u64;
+    let flags = (libc::CLONE_PIDFD | flags) as u64;
     let none = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: as in `clone3`. The third argument is where the pidfd goes; the order of the last two, both unused,
     // depends on the machine.
@@ -166,6 +184,7 @@ mod tests {
             pid: true,
             mount: true,
             cgroup: true,
+            ..Namespaces::default()
         };
         let options = CloneOptions {
             namespaces,

@@ -38,6 +38,20 @@ impl Default for AttrChange {
     }
 }
 
+/// `MOUNT_ATTR_IDMAP`.
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+
+/// Shows the files of a detached mount with the ids of a user namespace: what is stored as 0 belongs to its root.
+/// Submounts stay as they are. `EINVAL` where the file system cannot be id-mapped.
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<()> {
+    let attr = RawAttr {
+        attr_set: MOUNT_ATTR_IDMAP,
+        userns_fd: u64::try_from(user.as_raw_fd()).map_err(|_| rustix::io::Errno::BADF)?,
+        ..RawAttr::default()
+    };
+    set(mount, &attr, libc::AT_EMPTY_PATH)
+}
+
 /// Changes the mount that `mount` is a part of; `mount` must be its root.
 pub(crate) fn set_attributes(mount: BorrowedFd<'_>, change: AttrChange) -> Result<()> {
     let attr = RawAttr {
@@ -47,6 +61,10 @@ pub(crate) fn set_attributes(mount: BorrowedFd<'_>, change: AttrChange) -> Resul
         userns_fd: 0,
     };
     let flags = libc::AT_EMPTY_PATH | if change.recursive { libc::AT_RECURSIVE } else { 0 };
+    set(mount, &attr, flags)
+}
+
+fn set(mount: BorrowedFd<'_>, attr: &RawAttr, flags: libc::c_int) -> Result<()> {
     // SAFETY: the path is a static C string, `attr` outlives the call and its true size is passed.
     check(unsafe {
         libc::syscall(
@@ -54,7 +72,7 @@ pub(crate) fn set_attributes(mount: BorrowedFd<'_>, change: AttrChange) -> Resul
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<RawAttr>(),
         )
     })

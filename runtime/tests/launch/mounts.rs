@@ -306,6 +306,8 @@ fn host_devices() {
         cgroup: &container.cgroup,
         sharing: sandbox.sharing,
         exact: Default::default(),
+        images: Default::default(),
+        hooks: None,
     };
     let error = runtime::launch::LaunchPlan::from_spec(&spec, &context).unwrap_err();
     assert_eq!(error.to_string(), "mounts[/dev]: missing");

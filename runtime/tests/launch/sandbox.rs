@@ -143,6 +143,7 @@ impl Sandbox {
             network: NetworkMode::Pod,
             ipc: IpcMode::Pod,
             pid: pod_pid,
+            user: None,
             sysctls: vec![
                 ("net.ipv4.ip_unprivileged_port_start".into(), "7".into()),
                 ("kernel.shmmni".into(), "77".into()),
@@ -225,6 +226,8 @@ impl Sandbox {
             cgroup: &container.cgroup,
             sharing: self.sharing,
             exact: container.exact.clone(),
+            images: Default::default(),
+            hooks: None,
         };
         LaunchPlan::from_spec(&spec, &context)
             .expect("a plan")
@@ -279,6 +282,7 @@ impl Sandbox {
         let context = ExecContext {
             cgroup: &container.cgroup,
             exact: ExactStrings::default(),
+            user: None,
         };
         let terminal = process["terminal"] == true;
         let process = serde_json::from_value(process.clone()).expect("a process");

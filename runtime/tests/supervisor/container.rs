@@ -52,6 +52,7 @@ pub(crate) fn pod_with(pid: PodPidMode) -> (Pod, Client) {
         network: NetworkMode::Pod,
         ipc: IpcMode::Pod,
         pid,
+        user: None,
         sysctls: vec![],
     };
     let plan = || PodPlan::new(request.clone()).unwrap().seal().unwrap();
@@ -175,6 +176,8 @@ impl Container {
             cgroup: &self.cgroup,
             sharing,
             exact: ExactStrings::default(),
+            images: Default::default(),
+            hooks: None,
         };
         LaunchPlan::from_spec(&spec, &context).unwrap().seal().unwrap()
     }
@@ -219,6 +222,7 @@ impl Container {
         let context = ExecContext {
             cgroup: &self.cgroup,
             exact: ExactStrings::default(),
+            user: None,
         };
         let plan = ExecPlan::from_process(&process, &context)
             .unwrap()

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+#[path = "probe/hook.rs"]
+mod hook;
 #[path = "probe/scan.rs"]
 mod scan;
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["writefile", path, text] => fs::write(path, text),
         ["overwrite", path] => overwrite(path),
         ["memory", mebibytes] => memory(mebibytes.parse().unwrap_or(0)),
+        ["hook", stage, journal] => hook::hook(stage, journal),
         ["scan", host_path, reversed_secret, stop_file] => scan::scan(host_path, reversed_secret, stop_file),
         _ => {
             eprintln!("probe: what is {words:?}?");

@@ -1,10 +1,12 @@
 //! What a plan is made from besides the spec, and why it may not come about.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::cgroup::Cgroup;
 use crate::launch::plan::PidMode;
 use crate::launch::pod::{IpcMode, NetworkMode};
+use crate::launch::userns::IdMapping;
 
 /// Why a spec cannot be carried out. `field` is the JSON path of the OCI runtime spec.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +104,19 @@ pub struct LaunchContext<'a> {
     pub sharing: Sharing,
     /// The real bytes of `process.args` and `process.env`, which the spec can hold only as UTF-8.
     pub exact: ExactStrings,
+    /// Images whose content is mounted: a mount of type `image` names one of these in `source`.
+    pub images: BTreeMap<String, Rootfs>,
+    /// Who the container is to its hooks. A spec with hooks needs it.
+    pub hooks: Option<HookContext>,
+}
+
+/// What hooks are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookContext {
+    /// The container's id.
+    pub id: String,
+    /// A directory of the host with a `config.json`, whose `root.path` is the empty directory `rootfs` beside it.
+    pub bundle: PathBuf,
 }
 
 /// Arguments and environment as bytes; `None` takes what the spec holds.
@@ -130,4 +145,6 @@ pub struct ExecContext<'a> {
     pub cgroup: &'a Cgroup,
     /// The real bytes of `args` and `env`.
     pub exact: ExactStrings,
+    /// The ids of the pod's user namespace.
+    pub user: Option<IdMapping>,
 }

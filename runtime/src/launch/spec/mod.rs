@@ -8,8 +8,10 @@
 
 mod context;
 mod devices;
+mod hooks;
 mod mounts;
 mod process;
+mod user;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
@@ -18,7 +20,7 @@ use super::pod::{IpcMode, NetworkMode};
 use super::values::{ContainerPath, HostPath, ProcessString, Reason};
 use crate::cgroup::Cgroup;
 
-pub use context::{ExactStrings, ExecContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
+pub use context::{ExactStrings, ExecContext, HookContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
 pub(crate) use mounts::PROC_OVERLAYS;
 
 impl LaunchPlan {
@@ -32,6 +34,9 @@ impl LaunchPlan {
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
         let own_cgroup_namespace = check_namespaces(linux, context.sharing)?;
         check_cgroups_path(linux, context.cgroup)?;
+        let user = user::convert(linux)?;
+        let process = process::convert("process", process, &context.exact)?;
+        user::check_identity(user.as_ref(), &process)?;
         let mut mounts = mounts::convert(
             spec.mounts().as_deref().unwrap_or_default(),
             context,
@@ -41,6 +46,7 @@ impl LaunchPlan {
         if let Some(label) = &label {
             mounts.iter_mut().for_each(|mount| mount.label(label));
         }
+        let hooks = hooks::convert(spec, &context.hooks)?;
         let devices = devices::convert(linux.devices().as_deref().unwrap_or_default())?;
         Ok(LaunchPlan {
             root: RootPlan {
@@ -56,7 +62,9 @@ impl LaunchPlan {
                 tasks: tasks(context.cgroup)?,
                 namespace: own_cgroup_namespace,
             },
-            process: process::convert("process", process, &context.exact)?,
+            process,
+            user,
+            hooks,
         })
     }
 }
@@ -72,7 +80,12 @@ impl ExecPlan {
                 tasks: tasks(context.cgroup)?,
                 namespace: true,
             },
-            process: process::convert("process", process, &context.exact)?,
+            process: {
+                let process = process::convert("process", process, &context.exact)?;
+                user::check_identity(context.user.as_ref(), &process)?;
+                process
+            },
+            user: context.user.clone(),
         })
     }
 }
@@ -96,25 +109,12 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), PlanError> {
             with: "the filter, which comes compiled",
         });
     }
-    let hooks = spec
-        .hooks()
-        .as_ref()
-        .is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default());
     let not_empty = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let unsupported = [
         ("domainname", not_empty(spec.domainname())),
-        ("hooks", hooks),
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),
         ("vm", spec.vm().is_some()),
-        (
-            "linux.uidMappings",
-            linux.uid_mappings().as_ref().is_some_and(|list| !list.is_empty()),
-        ),
-        (
-            "linux.gidMappings",
-            linux.gid_mappings().as_ref().is_some_and(|list| !list.is_empty()),
-        ),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.personality", linux.personality().is_some()),
         (
@@ -146,10 +146,10 @@ fn check_namespaces(linux: &Linux, sharing: Sharing) -> Result<bool, PlanError> 
         |kind: LinuxNamespaceType| format!("linux.namespaces[{}]", format!("{kind:?}").to_lowercase());
     let listed = linux.namespaces().as_deref().unwrap_or_default();
     let find = |kind: LinuxNamespaceType| listed.iter().find(|namespace| namespace.typ() == kind);
-    for kind in [LinuxNamespaceType::User, LinuxNamespaceType::Time] {
-        if find(kind).is_some() {
-            return Err(PlanError::Unsupported { field: field(kind) });
-        }
+    if find(LinuxNamespaceType::Time).is_some() {
+        return Err(PlanError::Unsupported {
+            field: field(LinuxNamespaceType::Time),
+        });
     }
     for (index, namespace) in listed.iter().enumerate() {
         if listed[..index].iter().any(|other| other.typ() == namespace.typ()) {
@@ -207,7 +207,32 @@ fn check_cgroups_path(linux: &Linux, cgroup: &Cgroup) -> Result<(), PlanError> {
 }
 
 fn root(spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<RootPlan, PlanError> {
-    let source = match rootfs {
+    let source = root_source(rootfs)?;
+    let shared = match linux.rootfs_propagation().as_deref().unwrap_or_default() {
+        "" | "private" | "rprivate" | "slave" | "rslave" => false,
+        "shared" | "rshared" => true,
+        other => {
+            return Err(invalid(
+                "linux.rootfsPropagation",
+                &other,
+                "is no propagation type",
+            ));
+        }
+    };
+    let readonly = spec
+        .root()
+        .as_ref()
+        .is_some_and(|root| root.readonly().unwrap_or(false));
+    Ok(RootPlan {
+        source,
+        readonly,
+        shared,
+        label: None,
+    })
+}
+
+fn root_source(rootfs: &Rootfs) -> Result<RootSource, PlanError> {
+    Ok(match rootfs {
         Rootfs::Directory(path) => RootSource::Directory {
             path: host_path("rootfs.directory", path)?,
         },
@@ -230,27 +255,7 @@ fn root(spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<RootPlan, PlanErr
                 work: host_path("rootfs.overlay.work", work)?,
             }
         }
-    };
-    let shared = match linux.rootfs_propagation().as_deref().unwrap_or_default() {
-        "" | "private" | "rprivate" | "slave" | "rslave" => false,
-        "shared" | "rshared" => true,
-        other => {
-            return Err(invalid(
-                "linux.rootfsPropagation",
-                &other,
-                "is no propagation type",
-            ));
-        }
-    };
-    let readonly = spec
-        .root()
-        .as_ref()
-        .is_some_and(|root| root.readonly().unwrap_or(false));
-    Ok(RootPlan {
-        source,
-        readonly,
-        shared,
-        label: None,
+    })
     })
 }
 

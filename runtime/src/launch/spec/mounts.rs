@@ -6,7 +6,8 @@ use oci_spec::runtime::Mount;
 use rustix::mount::MountAttrFlags as Attr;
 
 use super::super::plan::{Attributes, FileSystem, MountPlan, MountSource, Propagation};
-use super::{LaunchContext, PlanError, container_path, host_path, invalid, missing};
+use super::{LaunchContext, PlanError, container_path, host_path, invalid, missing, user};
+use crate::launch::userns::IdMapping;
 use crate::launch::values::ContainerPath;
 
 /// Files of procfs that may be covered by a mount: what lxcfs emulates, and two that container builders use.
@@ -77,23 +78,27 @@ fn convert_one(
     if target.is_root() {
         return Err(invalid(&target_field, &target, "is the root"));
     }
-    for (name, mappings) in [
-        ("uidMappings", mount.uid_mappings()),
-        ("gidMappings", mount.gid_mappings()),
-    ] {
-        if mappings.as_ref().is_some_and(|list| !list.is_empty()) {
-            return Err(PlanError::Unsupported {
-                field: format!("{field}.{name}"),
-            });
-        }
-    }
+    let ids = user::mapping(
+        &format!("{field}."),
+        mount.uid_mappings().as_deref(),
+        mount.gid_mappings().as_deref(),
+    )?;
     let options = Options::parse(
         &format!("{field}.options"),
         mount.options().as_deref().unwrap_or_default(),
     )?;
     let kind = mount.typ().as_deref().unwrap_or_default();
-    let source = if options.bind.is_some() || kind == "bind" || kind == "rbind" {
-        bind(field, mount, &options, kind)?
+    let is_bind = options.bind.is_some() || kind == "bind" || kind == "rbind";
+    if ids.is_some() && !is_bind {
+        return Err(PlanError::Contradiction {
+            field: format!("{field}.uidMappings"),
+            with: "a file system of the container's own",
+        });
+    }
+    let source = if is_bind {
+        bind(field, mount, &options, kind, ids)?
+    } else if kind == "image" {
+        image(field, mount, context, &options)?
     } else {
         fresh(field, kind, &target, context, &options, own_cgroup_namespace)?
     };
@@ -124,7 +129,43 @@ fn check_target(field: &str, target: &ContainerPath, source: &MountSource) -> Re
     }
 }
 
-fn bind(field: &str, mount: &Mount, options: &Options, kind: &str) -> Result<MountSource, PlanError> {
+/// What an image has at the path that the option `path` names, `/` without one.
+fn image(
+    field: &str,
+    mount: &Mount,
+    context: &LaunchContext<'_>,
+    options: &Options,
+) -> Result<MountSource, PlanError> {
+    let source_field = format!("{field}.source");
+    let source = mount.source().as_ref().ok_or_else(|| missing(&source_field))?;
+    let name = source.to_string_lossy();
+    let rootfs = context
+        .images
+        .get(&*name)
+        .ok_or_else(|| invalid(&source_field, &name, "is no image of this container"))?;
+    let mut path = "/";
+    for (option, value) in &options.data {
+        match option.as_str() {
+            "path" => path = value,
+            _ => {
+                let options_field = format!("{field}.options");
+                return Err(invalid(&options_field, option, "is no option of an image volume"));
+            }
+        }
+    }
+    Ok(MountSource::Image {
+        root: super::root_source(rootfs)?,
+        path: container_path(&format!("{field}.options (path)"), path.as_bytes())?,
+    })
+}
+
+fn bind(
+    field: &str,
+    mount: &Mount,
+    options: &Options,
+    kind: &str,
+    ids: Option<IdMapping>,
+) -> Result<MountSource, PlanError> {
     if let Some((name, _)) = options.data.first() {
         return Err(invalid(
             &format!("{field}.options"),
@@ -140,6 +181,8 @@ fn bind(field: &str, mount: &Mount, options: &Options, kind: &str) -> Result<Mou
         recursive: options.bind.unwrap_or(kind == "rbind"),
         propagation,
         recursive_propagation,
+        ids,
+        filled: options.filled,
     })
 }
 
@@ -210,6 +253,9 @@ struct Options {
     bind: Option<bool>,
     attributes: Attributes,
     propagation: Option<(Propagation, bool)>,
+    /// `copyup`, a word of our own for bind mounts: the source is the container's own empty directory, to be filled
+    /// with what the image has at the target.
+    filled: bool,
     data: Vec<(String, String)>,
 }
 
@@ -223,8 +269,10 @@ impl Options {
             match word.as_str() {
                 "bind" => options.bind = Some(options.bind.unwrap_or(false)),
                 "rbind" => options.bind = Some(true),
-                "defaults" | "async" | "loud" => {}
-                "remount" | "idmap" | "ridmap" | "tmpcopyup" | "sync" | "dirsync" | "mand" | "iversion" => {
+                "copyup" => options.filled = true,
+                // What is id-mapped says so by its mappings; never what is mounted below it.
+                "defaults" | "async" | "loud" | "idmap" => {}
+                "remount" | "ridmap" | "tmpcopyup" | "sync" | "dirsync" | "mand" | "iversion" => {
                     return Err(PlanError::Unsupported {
                         field: format!("{field} ({word})"),
                     });

@@ -48,6 +48,8 @@ fn plan_in(spec: &Value, pid: PidMode, rootfs: Rootfs) -> Result<LaunchPlan, Pla
             pid,
         },
         exact: ExactStrings::default(),
+        images: Default::default(),
+        hooks: None,
     };
     LaunchPlan::from_spec(&serde_json::from_value(spec.clone()).unwrap(), &context)
 }
@@ -128,6 +130,7 @@ fn exact_strings_replace_those_of_the_spec() {
     let context = ExecContext {
         cgroup: &cgroup,
         exact,
+        user: None,
     };
     let process = serde_json::from_value(usual()["process"].clone()).unwrap();
     let plan = ExecPlan::from_process(&process, &context).unwrap();

@@ -92,6 +92,7 @@ fn restore_namespaces(saved: &state::Namespaces, fds: &mut Unpacking) -> io::Res
         net: fds.take_some(saved.net)?,
         ipc: fds.take_some(saved.ipc)?,
         uts: fds.take_some(saved.uts)?,
+        user: fds.take_some(saved.user)?,
         init: init.map(|pidfd| PodInit {
             pid: saved.init_pid,
             pidfd,

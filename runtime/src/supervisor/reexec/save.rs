@@ -38,6 +38,7 @@ impl Supervisor {
             uts: fds.put_some(namespaces.uts.as_ref()),
             init: fds.put_some(namespaces.init.as_ref().map(|init| &init.pidfd)),
             init_pid: namespaces.init.as_ref().map_or(0, |init| init.pid),
+            user: fds.put_some(namespaces.user.as_ref()),
         });
         let mut containers = Vec::new();
         for (key, container) in self.containers.iter() {

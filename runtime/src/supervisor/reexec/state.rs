@@ -48,6 +48,8 @@ pub(super) struct Namespaces {
     pub(super) init: Option<u32>,
     #[n(4)]
     pub(super) init_pid: i32,
+    #[n(50)]
+    pub(super) user: Option<u32>,
 }
 
 #[derive(Debug, Encode, Decode)]

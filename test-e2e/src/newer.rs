@@ -1,0 +1,123 @@
+//! Fields of the wire that are newer than the client library, appended to its messages by hand: of two encodings of one
+//! message, concatenated, protobuf reads the merger.
+
+use bytes::{Buf, BufMut};
+use hyper_util::rt::TokioIo;
+use k8s_cri::v1::{CreateContainerRequest, CreateContainerResponse, Mount};
+use prost::Message;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Request, Status};
+
+/// `Mount.image_sub_path`, since Kubernetes 1.33.
+const IMAGE_SUB_PATH: u32 = 10;
+/// `Mount.mount_options`, since Kubernetes 1.37.
+const MOUNT_OPTIONS: u32 = 11;
+/// `ContainerConfig.mounts` and `CreateContainerRequest.config`.
+const MOUNTS: u32 = 7;
+const CONFIG: u32 = 2;
+
+/// A mount with the fields that the client library does not know.
+#[derive(Clone, Debug, Default)]
+pub struct NewerMount {
+    /// What it knows.
+    pub mount: Mount,
+    /// A path in the image.
+    pub image_sub_path: String,
+    /// Words of mount(8).
+    pub mount_options: Vec<String>,
+}
+
+impl NewerMount {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.mount.encode_to_vec();
+        if !self.image_sub_path.is_empty() {
+            field(&mut bytes, IMAGE_SUB_PATH, self.image_sub_path.as_bytes());
+        }
+        for option in &self.mount_options {
+            field(&mut bytes, MOUNT_OPTIONS, option.as_bytes());
+        }
+        bytes
+    }
+}
+
+/// A length-delimited field.
+fn field(message: &mut Vec<u8>, number: u32, value: &[u8]) {
+    prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, message);
+    prost::encoding::encode_varint(value.len() as u64, message);
+    message.extend_from_slice(value);
+}
+
+/// CreateContainer with further mounts; the container's id.
+///
+/// # Errors
+/// What the runtime answers.
+///
+/// # Panics
+/// When nothing listens at the socket.
+pub async fn create(
+    socket: &std::path::Path,
+    request: &CreateContainerRequest,
+    mounts: &[NewerMount],
+) -> Result<String, Status> {
+    let mut bytes = request.encode_to_vec();
+    for mount in mounts {
+        let mut config = Vec::new();
+        field(&mut config, MOUNTS, &mount.encode());
+        field(&mut bytes, CONFIG, &config);
+    }
+    let socket = socket.to_owned();
+    let channel = tonic::transport::Endpoint::from_static("http://crisp")
+        .connect_with_connector(tower::service_fn(move |_: http::Uri| {
+            let socket = socket.clone();
+            async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+        }))
+        .await
+        .expect("the runtime listens");
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.expect("the runtime listens");
+    let path = http::uri::PathAndQuery::from_static("/runtime.v1.RuntimeService/CreateContainer");
+    let answer = client.unary(Request::new(bytes), path, Raw).await?.into_inner();
+    Ok(CreateContainerResponse::decode(answer.as_slice())
+        .expect("an answer of its type")
+        .container_id)
+}
+
+/// Messages that are encoded already.
+#[derive(Clone, Copy, Debug)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Raw
+    }
+
+    fn decoder(&mut self) -> Self {
+        Raw
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, input: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut bytes = vec![0; input.remaining()];
+        input.copy_to_slice(&mut bytes);
+        Ok(Some(bytes))
+    }
+}
