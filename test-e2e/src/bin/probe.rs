@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 mod hook;
 #[path = "probe/scan.rs"]
 mod scan;
+#[path = "probe/swap.rs"]
+mod swap;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args_os()
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["writefile", path, text] => fs::write(path, text),
         ["overwrite", path] => overwrite(path),
         ["memory", mebibytes] => memory(mebibytes.parse().unwrap_or(0)),
+        ["swap", one, other, stop_file] => swap::swap(one, other, stop_file),
         ["hook", stage, journal] => hook::hook(stage, journal),
         ["scan", host_path, reversed_secret, stop_file] => scan::scan(host_path, reversed_secret, stop_file),
         _ => {
