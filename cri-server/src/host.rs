@@ -97,7 +97,11 @@ impl Host {
         else {
             return Ok(());
         };
-        let asking = record.config.mounts.iter().filter(|mount| mount.selinux_relabel && mount.image.is_none());
+        let asking = record
+            .config
+            .mounts
+            .iter()
+            .filter(|mount| mount.selinux_relabel && mount.image.is_none());
         let mut paths: Vec<_> = asking.map(|mount| PathBuf::from(&mount.host_path)).collect();
         paths.extend([files.hostname(), files.hosts(), files.resolv_conf()]);
         blocking(move || paths.iter().try_for_each(|path| relabel::volume(path, &label))).await
