@@ -72,7 +72,11 @@ impl Store {
             let chain = chain.ok_or_else(|| Error::NoSuchImage {
                 name: image.to_string(),
             })?;
-            let mut layers = inner.layers.views(chain.iter().rev().map(ChainId::key))?;
+            let stack = chain
+                .iter()
+                .rev()
+                .filter_map(|chain| Some(inner.layers.find(chain)?.0));
+            let mut layers = inner.layers.views(stack)?;
             let found = resolve(&mut layers, &path)
                 .map_err(|errno| Error::io("look in the image", &path)(errno.into()))?;
             Ok(found.is_some())

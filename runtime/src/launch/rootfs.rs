@@ -45,7 +45,9 @@ pub(crate) fn prepare(
             Err(Errno::INVAL | Errno::NOSYS) => Ok(None),
             other => other.map(Some).step_at(Step::PrepareRoot, upper),
         },
-        RootSource::Layers { lower, upper, work } => layers::prepare(lower, upper, work, label, user).map(Some),
+        RootSource::Layers { lower, upper, work } => {
+            layers::prepare(lower, upper, work, label, user).map(Some)
+        }
     }
 }
 
@@ -73,9 +75,7 @@ pub(crate) fn prepare_by_mount(
             }
             overlay_by_mount(lower, upper, work, label).step_at(Step::PrepareRoot, upper)
         }
-        RootSource::Layers { lower, upper, work } => {
-            layers::prepare(lower, upper, work, label, user)
-        }
+        RootSource::Layers { lower, upper, work } => layers::prepare(lower, upper, work, label, user),
     }
 }
 

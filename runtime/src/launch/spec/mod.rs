@@ -256,7 +256,6 @@ fn root_source(rootfs: &Rootfs) -> Result<RootSource, PlanError> {
             }
         }
     })
-    })
 }
 
 /// The SELinux label of the root file system and of what is mounted afresh.
