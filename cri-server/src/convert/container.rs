@@ -380,7 +380,6 @@ fn mount_to_wire(mount: &Mount, image_id: Option<&String>) -> v1::Mount {
             .map(|volume| volume.sub_path.clone())
             .unwrap_or_default(),
         mount_options: mount.options.clone().unwrap_or_default(),
-        ..v1::Mount::default()
     }
 }
 
