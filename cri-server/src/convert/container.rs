@@ -75,13 +75,14 @@ fn working_dir(path: &str) -> Result<String> {
 }
 
 fn mount(wire: &v1::Mount) -> Result<Mount> {
+    let container_path = required("config.mounts.container_path", &wire.container_path)?;
     let image = image_volume(wire)?;
     let host_path = match &image {
         Some(_) => String::new(),
         None => required("config.mounts.host_path", &wire.host_path)?,
     };
     Ok(Mount {
-        container_path: required("config.mounts.container_path", &wire.container_path)?,
+        container_path,
         host_path,
         readonly: wire.readonly,
         propagation: match wire.propagation() {

@@ -158,7 +158,7 @@ fn unsupported_fields_are_named() {
         (
             "/linux/uidMappings",
             json!([{"hostID": 1, "containerID": 0, "size": 1}]),
-            "linux.uidMappings: not supported",
+            "linux.gidMappings: missing",
         ),
         (
             "/process/apparmorProfile",
@@ -172,14 +172,15 @@ fn unsupported_fields_are_named() {
         ),
         (
             "/hooks",
-            json!({"poststop": [{"path": "/x"}]}),
-            "hooks: not supported",
+            json!({"createContainer": [{"path": "/x"}]}),
+            "bundle of the hooks: missing",
         ),
         ("/domainname", json!("x"), "domainname: not supported"),
         (
             "/linux/namespaces/-",
+            // Without mappings it would be nobody's.
             json!({"type": "user"}),
-            "linux.namespaces[user]: not supported",
+            "linux.uidMappings: contradicts linux.namespaces: a user namespace and its mappings go together",
         ),
         (
             "/linux/namespaces/-",
