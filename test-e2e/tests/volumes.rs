@@ -215,6 +215,15 @@ async fn a_part_of_an_image_is_resolved_within_it() {
             .unwrap_err();
         assert!(refused.message().starts_with(starts), "{refused}");
     }
+    let mut writable = image_at(&content, "/part", "");
+    writable.mount.readonly = false;
+    let refused = create_with(&server, &pod, &Container::new("bad", &image), writable)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.message().starts_with("config.mounts.readonly"),
+        "{refused}"
+    );
     let options = NewerMount {
         mount: volume(server.directory(), "/opts", MountPropagation::PropagationPrivate),
         mount_options: vec!["noexec".into(), "nosuid".into()],

@@ -121,6 +121,12 @@ fn image_volume(wire: &v1::Mount) -> Result<Option<ImageVolume>> {
             "must be private for an image, in which nothing is ever mounted",
         ));
     }
+    if !wire.readonly {
+        return Err(Error::invalid(
+            "config.mounts.readonly",
+            "must be true for an image, which no container may change",
+        ));
+    }
     let path = bounded("config.mounts.image_sub_path", &wire.image_sub_path)?;
     if path.starts_with('/') || path.split('/').any(|component| component == "..") {
         return Err(Error::invalid(
