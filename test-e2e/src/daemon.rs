@@ -10,7 +10,7 @@ use tokio::net::UnixDatagram;
 
 use crate::built;
 use crate::client::Client;
-use crate::eventually::within;
+use crate::eventually::{stretched, within};
 use crate::host::Host;
 use crate::layout::Layout;
 use crate::process::Process;
@@ -69,7 +69,7 @@ pub(crate) async fn spawn(
     tokio::select! {
         ready = ready => ready?,
         status = process.exited() => return Err(format!("it exited with {status} before it was ready")),
-        () = tokio::time::sleep(Duration::from_secs(30)) => {
+        () = tokio::time::sleep(stretched(Duration::from_secs(30))) => {
             process.signal(Signal::KILL);
             return Err("no READY=1 on NOTIFY_SOCKET for 30 s".to_owned());
         }

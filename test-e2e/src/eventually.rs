@@ -10,6 +10,21 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks. Short enough not to be felt, long enough to leave the CPU to the server.
 const PACE: Duration = Duration::from_millis(10);
 
+/// `bound`, stretched by `CRISP_TEST_PATIENCE` (a factor) where the machine is an emulated one.
+///
+/// # Panics
+/// When the variable is no positive number.
+pub fn stretched(bound: Duration) -> Duration {
+    std::env::var("CRISP_TEST_PATIENCE").map_or(bound, |factor| {
+        let times: u32 = factor.parse().unwrap_or_default();
+        assert!(
+            times > 0,
+            "CRISP_TEST_PATIENCE={factor}: a positive number is needed"
+        );
+        bound * times
+    })
+}
+
 /// Waits until `look` finds something, for at most [`PATIENCE`].
 ///
 /// # Panics
@@ -27,7 +42,7 @@ pub async fn within<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut look: impl FnMut() -> F,
 ) -> T {
-    let deadline = Instant::now() + bound;
+    let deadline = Instant::now() + stretched(bound);
     loop {
         if let Some(found) = look().await {
             return found;

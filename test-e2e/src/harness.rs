@@ -13,6 +13,7 @@ use tonic::Status;
 use crate::built;
 use crate::client::Client;
 use crate::daemon::spawn;
+use crate::eventually::stretched;
 use crate::host::Host;
 use crate::images::Image;
 use crate::layout::{BRIDGE, Layout, REGISTRY_PORT, Settings};
@@ -291,7 +292,7 @@ impl Server {
     pub async fn stop(&mut self) {
         let mut process = self.process.take().expect("the daemon runs");
         process.signal(Signal::TERM);
-        let status = tokio::time::timeout(Duration::from_secs(20), process.exited()).await;
+        let status = tokio::time::timeout(stretched(Duration::from_secs(20)), process.exited()).await;
         let status = status.expect("the daemon exits on SIGTERM");
         assert!(status.success(), "the daemon's exit on SIGTERM: {status}");
     }
@@ -370,7 +371,7 @@ impl Server {
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()
         };
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + stretched(Duration::from_secs(10));
         loop {
             let left = look();
             if left.is_empty() {

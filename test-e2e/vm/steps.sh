@@ -6,7 +6,7 @@ begin() {
     # Off the shared folder: pages of programs come from there one by one. Not below /run, which tests cover.
     mkdir /var/tmp/crisp && cp -a crisp crisp-pod probe conformance conformance.test ginkgo conformance-parts deps /var/tmp/crisp/
     cd /var/tmp/crisp
-    export RUST_TEST_THREADS="${RUST_TEST_THREADS:-2}" TMPDIR=/var/tmp
+    export RUST_TEST_THREADS="${RUST_TEST_THREADS:-2}" TMPDIR=/var/tmp CRISP_TEST_PATIENCE=10
 }
 
 run() {
