@@ -245,7 +245,7 @@ impl Inner {
         let root = self.root_of(key, record, infos)?;
         match &root {
             SnapshotRoot::Overlay { upper, .. } => {
-                let top = record.layers.iter().rev().cloned().take(1);
+                let top = record.layers.iter().rev().take(1).cloned();
                 for mut top in self.layers.views(top)? {
                     take_root_attributes(&mut top, upper)?;
                 }

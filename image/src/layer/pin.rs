@@ -22,7 +22,9 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
     mount_change, move_mount, open_tree, unmount,
 };
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{
+    CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_getaffinity, sched_setaffinity,
+};
 
 use crate::error::Error;
 
@@ -185,19 +187,39 @@ fn make(at: &Path, file: &Path) -> Result<OwnedFd> {
         mount_change(at, MountPropagationFlags::PRIVATE)?;
         let created = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         drop(rustix::fs::open(file, created, Mode::RUSR)?);
-        let namespace = new_namespace(at)?;
-        mount_bind(format!("/proc/self/fd/{}", namespace.as_raw_fd()), file)?;
-        Ok(namespace)
+        pin_new(at, file)
     };
     attempt().inspect_err(|_| {
         let _ = unmount(at, UnmountFlags::DETACH);
     })
 }
 
-/// A mount namespace with an empty root. `spare` is a directory to build it on, inside.
-fn new_namespace(spare: &Path) -> Result<OwnedFd> {
+/// Pins a new namespace.
+///
+/// A namespace can only be pinned in an older one (or they might hold each other), and the kernel tells by their ids.
+/// Since Linux 6.18 each processor has ids in stock, so to an older namespace that is young itself, as in a container,
+/// a new one may look older: then it is made on another processor.
+fn pin_new(at: &Path, file: &Path) -> Result<OwnedFd> {
+    let allowed = sched_getaffinity(None)?;
+    let mut answer = Err(Errno::INVAL);
+    for processor in (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)) {
+        let namespace = new_namespace(at, processor)?;
+        answer = mount_bind(format!("/proc/self/fd/{}", namespace.as_raw_fd()), file).map(|()| namespace);
+        if !matches!(answer, Err(Errno::INVAL)) {
+            break;
+        }
+    }
+    answer
+}
+
+/// A mount namespace with an empty root, made on this processor. `spare` is a directory to build it on, inside.
+fn new_namespace(spare: &Path, processor: usize) -> Result<OwnedFd> {
     let (give, take) = mpsc::sync_channel(1);
     on_a_thread(move || {
+        let mut only = CpuSet::new();
+        only.set(processor);
+        // The thread ends here, and with it this.
+        sched_setaffinity(None, &only)?;
         unshare(CloneFlags::CLONE_NEWNS).map_err(errno)?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         // Opened through the /proc that is about to go.
