@@ -81,7 +81,7 @@ async fn stats_follow_what_a_container_does() {
     assert_eq!(attributes.metadata.unwrap().name, "main");
     let (cpu, memory) = (stats.cpu.unwrap(), stats.memory.unwrap());
     assert!(cpu.timestamp > 0 && memory.timestamp > 0);
-    assert!(value(cpu.usage_core_nano_seconds.clone()) > 0);
+    assert!(value(cpu.usage_core_nano_seconds) > 0);
     let (usage, working_set) = (value(memory.usage_bytes), value(memory.working_set_bytes));
     assert!(
         working_set > 0 && working_set <= usage && usage <= 64 * MIB,
@@ -91,7 +91,7 @@ async fn stats_follow_what_a_container_does() {
     assert!(value(memory.rss_bytes) > 0 && value(memory.page_faults) > 0);
     let layer = eventually("the writable layer is measured", || async {
         let layer = stats_of(client, &id).await.writable_layer?;
-        (value(layer.used_bytes.clone()) >= 4 * MIB).then_some(layer)
+        (value(layer.used_bytes) >= 4 * MIB).then_some(layer)
     })
     .await;
     assert!(value(layer.inodes_used) >= 1);
@@ -103,7 +103,7 @@ async fn stats_follow_what_a_container_does() {
     // The rate is that of the time between two requests; a loop takes a good part of one CPU even of a busy machine.
     let rate = eventually("a second reading", || async {
         let next = stats_of(client, &id).await.cpu.unwrap();
-        let more = value(next.usage_core_nano_seconds.clone()) > value(cpu.usage_core_nano_seconds.clone());
+        let more = value(next.usage_core_nano_seconds) > value(cpu.usage_core_nano_seconds);
         (more && next.timestamp - cpu.timestamp > 1_500_000_000).then_some(value(next.usage_nano_cores))
     })
     .await;
@@ -252,7 +252,7 @@ fn series(
                 .cloned()
                 .zip(metric.label_values.clone())
                 .collect();
-            (labels, value(metric.value.clone()))
+            (labels, value(metric.value))
         })
         .collect()
 }

@@ -19,7 +19,7 @@ const PORT: u16 = 5000;
 enum Engine {
     Crisp(Box<Server>),
     Containerd(Box<Containerd>),
-    Given { client: Client, registry: Registry },
+    Given(Box<(Client, Registry)>),
 }
 
 /// A runtime, its registry and its names.
@@ -54,7 +54,7 @@ impl Contender {
                 .await
                 .unwrap_or_else(|error| panic!("{name} does not answer on {}: {error}", socket.display()));
             let registry = Registry::start_here(PORT).await;
-            engines.push((name.clone(), Engine::Given { client, registry }));
+            engines.push((name.clone(), Engine::Given(Box::new((client, registry)))));
         }
         let mut contenders = Vec::new();
         for (name, engine) in engines {
@@ -89,7 +89,7 @@ impl Contender {
         match &self.engine {
             Engine::Crisp(server) => server.client.clone(),
             Engine::Containerd(containerd) => containerd.client.clone(),
-            Engine::Given { client, .. } => client.clone(),
+            Engine::Given(given) => given.0.clone(),
         }
     }
 
@@ -98,7 +98,7 @@ impl Contender {
         match &self.engine {
             Engine::Crisp(server) => Some(server.pid()),
             Engine::Containerd(containerd) => Some(containerd.pid()),
-            Engine::Given { .. } => None,
+            Engine::Given(_) => None,
         }
     }
 
@@ -109,7 +109,7 @@ impl Contender {
         let cgroup = match &self.engine {
             Engine::Crisp(server) => format!("/{}/kubepods", server.cgroup_root()),
             Engine::Containerd(containerd) => format!("/{}/kubepods", containerd.cgroup_root()),
-            Engine::Given { .. } => String::new(),
+            Engine::Given(_) => String::new(),
         };
         Pod::new(name).log_directory(&logs).cgroup_parent(&cgroup)
     }
@@ -124,7 +124,7 @@ impl Contender {
         let registry = match &self.engine {
             Engine::Crisp(server) => &server.registry,
             Engine::Containerd(containerd) => &containerd.registry,
-            Engine::Given { registry, .. } => registry,
+            Engine::Given(given) => &given.1,
         };
         registry.publish(repository, "bench", image)
     }
@@ -153,7 +153,7 @@ impl Contender {
                 containerd.restart().await;
                 begun
             }
-            Engine::Given { .. } => return None,
+            Engine::Given(_) => return None,
         };
         Some(begun.elapsed())
     }
@@ -172,7 +172,7 @@ impl Contender {
         match self.engine {
             Engine::Crisp(server) => Box::pin(server.close()).await,
             Engine::Containerd(containerd) => containerd.close().await,
-            Engine::Given { .. } => {}
+            Engine::Given(_) => {}
         }
     }
 }
