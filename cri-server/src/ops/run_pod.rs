@@ -126,25 +126,28 @@ async fn make(app: &Arc<App>, record: &PodRecord, progress: &Progress, undo: &mu
     let id = &record.id;
     let files = PodFiles::new(&app.config.state_dir, id);
 
-    progress.stage("cgroup");
+    progress.stage("cgroups and files");
     let (cleanup, path) = (app.clone(), record.cgroup.clone());
     undo.push("cgroup", async move { cleanup.remove_cgroup(&path).await });
-    app.make_cgroup(&record.cgroup, None).await?;
-
-    progress.stage("files");
     let (host, directory) = (app.host.clone(), files.clone());
     undo.push("files", async move { host.remove_files(directory).await });
-    let label = app.confinement.shared_label(record);
-    app.host.make_files(&files, record, label).await?;
-
-    progress.stage("supervisor");
-    let spawn_id = runtime::protocol::PodId::new(id.as_str())
-        .map_err(|_| Error::invalid("pod id", "is not one of ours"))?;
     let (cleanup, leaving) = (app.clone(), id.clone());
     undo.push("supervisor's cgroup", async move {
         cleanup.remove_supervisor_cgroup(&leaving).await
     });
-    let cgroup = app.make_supervisor_cgroup(id).await?;
+    // Side by side; and all to their ends, so that nothing is made after a failure was undone.
+    let label = app.confinement.shared_label(record);
+    let (made, written, cgroup) = tokio::join!(
+        app.make_cgroup(&record.cgroup, None),
+        app.host.make_files(&files, record, label),
+        app.make_supervisor_cgroup(id),
+    );
+    made.map(drop).and(written)?;
+    let cgroup = cgroup?;
+
+    progress.stage("supervisor");
+    let spawn_id = runtime::protocol::PodId::new(id.as_str())
+        .map_err(|_| Error::invalid("pod id", "is not one of ours"))?;
     let (supervisor, notices) = Supervisor::spawn(
         &app.supervisor_binary,
         Spawn {

@@ -83,19 +83,22 @@ async fn launch(
         let files = PodFiles::new(&app.config.state_dir, pod.id());
         app.host.relabel(&files, record).await?;
     }
-    progress.stage("cgroup");
+    progress.stage("cgroup and log");
     let spec = record.spec()?;
     if hooks::has_any(&spec) {
         hooks::make_bundle(&app.config.state_dir, record, spec).await?;
     }
-    let cgroup = app.make_cgroup(&record.cgroup, limits(container)?).await?;
+    // Side by side; and both to their ends, so that nothing is made after a failure was undone.
+    let (cgroup, log) = tokio::join!(
+        app.make_cgroup(&record.cgroup, limits(container)?),
+        open_log(container)
+    );
+    let (cgroup, log) = (cgroup?, log?);
     progress.stage("launch plan");
     let plan = app
         .launch_plan(pod, record, &cgroup)?
         .seal()
         .map_err(Error::io("seal", "launch plan"))?;
-    progress.stage("log");
-    let log = open_log(container).await?;
     progress.waiting("launch", "the container's own set-up");
     let mut start = protocol::StartContainer::new(record.wire_id()?);
     start.tty = record.config.tty;
