@@ -9,9 +9,9 @@
 //! Names come from `ContainerConfig.CDI_devices` and from annotations `cdi.k8s.io/…`, once each. The files are those of
 //! the node's administrator, and so are the hooks in them; the names are the pod's, and are checked.
 //!
-//! - [`name`] what a qualified name is,
+//! - `name` what a qualified name is,
 //! - [`file`] the shape of a file (CDI specification 0.3 to 1.1) and reading a directory of them,
-//! - [`edits`] from edits to the OCI specification.
+//! - `edits` from edits to the OCI specification.
 
 mod edits;
 mod file;

@@ -16,7 +16,7 @@ const DEFAULT: &str = "crisp-default";
 /// Our profile.
 const DEFAULT_POLICY: &str = include_str!("crisp-default.apparmor");
 /// Where the parser is looked for.
-const PARSERS: [&str; 4] = [
+pub(crate) const PARSERS: [&str; 4] = [
     "usr/sbin/apparmor_parser",
     "sbin/apparmor_parser",
     "usr/bin/apparmor_parser",

@@ -10,7 +10,7 @@
 //! All of it is decided when a container is made: what cannot be had is refused there, before anything exists, and what
 //! was decided stays with the container, for its start and for whatever is executed in it.
 
-mod apparmor;
+pub(crate) mod apparmor;
 mod capabilities;
 pub mod relabel;
 mod seccomp;

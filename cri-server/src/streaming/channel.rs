@@ -244,7 +244,7 @@ pub struct Feed {
 
 impl Feed {
     /// Hands bytes on; waits while the receiver, or all of the connection's together, have enough. While it waits,
-    /// `probe` is called every [`PROBE`], for nothing is read from the connection meanwhile and its end would go
+    /// `probe` is called every `PROBE`, for nothing is read from the connection meanwhile and its end would go
     /// unnoticed.
     pub async fn put(&self, bytes: Bytes, probe: impl Fn()) {
         if bytes.is_empty() || self.inbox.is_closed() {

@@ -1,6 +1,9 @@
 //! What the kernel's version and files tell.
 
+use std::path::Path;
+
 use super::{Finding, Host};
+use crate::confinement::apparmor::PARSERS;
 
 const AREA: &str = "kernel";
 /// The oldest kernel that crisp is made for.
@@ -24,11 +27,12 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
         )
     });
     findings.push(user_namespaces(host, newer(version, (6, 3))));
-    findings.push(erofs(host, newer(version, (6, 12))));
+    findings.push(erofs(host, newer(version, (6, 15))));
     findings.push(seccomp(host));
     findings.push(memfd(host));
     findings.push(pressure(host));
     findings.push(Finding::has(AREA, "security modules", security_modules(host)));
+    findings.extend(apparmor(host));
     findings
 }
 
@@ -96,11 +100,17 @@ fn user_namespaces(host: &Host, mountable: bool) -> Finding {
     }
 }
 
-fn erofs(host: &Host, from_file: bool) -> Finding {
+fn erofs(host: &Host, stackable: bool) -> Finding {
     let effect = "image layers can only be kept as directories, which are slower to unpack and to remove";
-    match (has_file_system(host, "erofs"), from_file) {
-        (true, true) => Finding::has(AREA, "EROFS", "mountable from a file"),
-        (true, false) => Finding::lacks(AREA, "EROFS", "not from a file", effect, "Linux 6.12 or later"),
+    match (has_file_system(host, "erofs"), stackable) {
+        (true, true) => Finding::has(AREA, "EROFS", "layers can be images"),
+        (true, false) => Finding::lacks(
+            AREA,
+            "EROFS",
+            "not below an overlay by descriptor",
+            effect,
+            "Linux 6.15 or later",
+        ),
         (false, _) => Finding::lacks(
             AREA,
             "EROFS",
@@ -168,4 +178,26 @@ fn security_modules(host: &Host) -> String {
         Ok(list) if !list.is_empty() => list.replace(',', " "),
         _ => "unknown: securityfs is not mounted".into(),
     }
+}
+
+/// Nothing to say where AppArmor is off: there it confines nobody.
+fn apparmor(host: &Host) -> Option<Finding> {
+    const WHAT: &str = "AppArmor";
+    let enabled = host.read("/sys/module/apparmor/parameters/enabled").ok()?;
+    if !enabled.starts_with('Y') {
+        return None;
+    }
+    Some(
+        if PARSERS.iter().any(|path| host.exists(Path::new("/").join(path))) {
+            Finding::has(AREA, WHAT, "with a parser for the default profile")
+        } else {
+            Finding::lacks(
+                AREA,
+                WHAT,
+                "no apparmor_parser",
+                "containers that ask for the runtime's default profile run without one",
+                "apt install apparmor",
+            )
+        },
+    )
 }

@@ -277,3 +277,15 @@ fn the_text_ends_with_the_verdict_and_shows_effect_and_remedy() {
         (&"lacks".into(), &"turn it on".into())
     );
 }
+
+#[test]
+fn a_node_with_apparmor_wants_its_parser() {
+    const ENABLED: (&str, &str) = ("/sys/module/apparmor/parameters/enabled", "Y\n");
+    let lacks = |files: &[(&str, &str)]| {
+        let invented = Invented::new(files);
+        lacking(&kernel::findings(&invented.host)).contains(&"AppArmor")
+    };
+    assert!(lacks(&[ENABLED]));
+    assert!(!lacks(&[ENABLED, ("/usr/sbin/apparmor_parser", "")]));
+    assert!(!lacks(&[]), "a node without AppArmor lacks nothing");
+}
