@@ -87,17 +87,21 @@ crictl start "$(crictl create "$pod" server.json pod.json)" >/dev/null
 wanted=$(crictl exec --sync "$container" cat /etc/passwd)
 for transport in spdy websocket; do
     port=$((18080 + ${#transport}))
-    crictl port-forward --transport $transport "$pod" $port:8080 >forward 2>&1 &
+    # The program itself in the background, not a shell around it, and a file that no earlier round has written to.
+    "$CRICTL" --config /dev/null --runtime-endpoint "$ENDPOINT" --image-endpoint "$ENDPOINT" \
+        port-forward --transport $transport "$pod" $port:8080 >forward-$transport 2>&1 &
     forwarder=$!
+    trap 'kill $forwarder 2>/dev/null' EXIT
     tries=0
-    until grep -q "Forwarding from" forward; do
+    until grep -q "Forwarding from" forward-$transport; do
         tries=$((tries + 1))
-        [ $tries -lt 400 ] || fail "$transport: never forwards: $(cat forward)"
+        [ $tries -lt 400 ] || fail "$transport: never forwards: $(cat forward-$transport)"
         sleep 0.05
     done
     same "$transport: port-forward" "$wanted" "$(busybox wget -q -O - http://127.0.0.1:$port/passwd)"
     kill $forwarder
     wait $forwarder 2>/dev/null || true
+    trap - EXIT
 done
 
 crictl rmp --force "$pod" >/dev/null

@@ -112,18 +112,18 @@ async fn a_start_that_hangs_in_a_volume_does_not_hold_the_stop() {
     })
     .await;
     let asked = Instant::now();
-    let refused = client.stop(&id, 1).await.expect_err("it cannot be ended");
-    assert!(refused.message().contains("does not answer"), "{refused:?}");
-    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    client
+        .stop(&id, 1)
+        .await
+        .expect("what has not begun can be ended, whatever its start waits for");
     // Others are not concerned.
     let other = Container::new("other", &image).shell("exit 4");
     assert_eq!(pod.finish(&other).await.0, 4);
     disk.thaw();
-    let _ = start.await.unwrap();
-    client
-        .stop(&id, 0)
+    start
         .await
-        .expect("a later stop finds a container that can be ended");
+        .unwrap()
+        .expect_err("a start that comes back finds that it was stopped");
     let state = client.container_status(&id).await.unwrap().state();
     assert_eq!(state, ContainerState::ContainerExited);
     server.close().await;

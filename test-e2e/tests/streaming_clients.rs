@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use test_e2e::eventually::eventually;
 use test_e2e::harness::Server;
 use test_e2e::specs::Container;
 use test_e2e::streaming::{Raw, Shape, go_client, run_go};
@@ -134,6 +135,28 @@ async fn attach(with: (&Server, &Path), transport: &str, id: &str, shape: Shape,
     run_go(server, client, &arguments, input.to_vec()).await
 }
 
+fn port(url: &str) -> u16 {
+    let uri: http::Uri = url.parse().expect("the runtime's URL");
+    uri.port_u16().expect("a port of the streaming server")
+}
+
+/// Waits until a client is connected to the streaming server on `port`.
+async fn connected(server: &Server, port: u16) {
+    let table = format!("/proc/{}/net/tcp", server.pid());
+    let local = format!(":{port:04X}");
+    eventually("a client is connected", || async {
+        let sockets = std::fs::read_to_string(&table).expect("the daemon runs");
+        // proc(5): number, local address, remote address, state; 01 is ESTABLISHED.
+        let found = sockets.lines().any(|line| {
+            let mut words = line.split_ascii_whitespace().skip(1);
+            let here = words.next().is_some_and(|address| address.ends_with(&local));
+            here && words.nth(1) == Some("01")
+        });
+        found.then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn attach_over_both_transports() {
     let Some((server, client)) = start().await else {
@@ -147,9 +170,11 @@ async fn attach_over_both_transports() {
         (spec.0.stdin, spec.0.stdin_once) = (true, true);
         let id = pod.start(&spec).await;
         let with = (&server, client.as_path());
+        let port = port(&server.client.attach_url(&id, Shape::OUTPUT).await.expect("a URL"));
         let listener = attach(with, transport, &id, Shape::OUTPUT, b"");
         let feeder = async {
-            // Whoever comes first may listen; only the feeder's leaving ends the input.
+            // The feeder's leaving ends the input, and with it the container: the listener must be there by then.
+            connected(&server, port).await;
             attach(with, transport, &id, Shape::ALL, b"one\ntwo\n").await
         };
         let (heard, fed) = tokio::join!(listener, feeder);
