@@ -1,9 +1,16 @@
 //! What the way from a container's stdout to its log file carries.
 
+use std::time::Duration;
+
+use k8s_cri::v1::ContainerState;
+use test_e2e::eventually::within;
 use test_e2e::specs::Container;
 
 use crate::contender::Contender;
 use crate::report::Report;
+
+/// Some write a gibibyte at less than 50 MB/s.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// (row, bytes per write, bytes in all).
 const LOADS: [(&str, &str, u64); 2] = [
@@ -30,7 +37,11 @@ async fn rate(contender: &Contender, write: &str, total: u64) -> f64 {
     let id = client.run_pod(&pod).await.expect("a pod");
     let container = client.create(&id, &pod, &lines.0).await.expect("a container");
     client.start(&container).await.expect("it starts");
-    let ended = client.exited(&container).await;
+    let ended = within(PATIENCE, "the last line is written", || async {
+        let status = client.container_status(&container).await.expect("it is known");
+        (status.state() == ContainerState::ContainerExited).then_some(status)
+    })
+    .await;
     let took = ended.finished_at.saturating_sub(ended.started_at);
     client.remove(&container).await.expect("it goes");
     client.stop_pod(&id).await.expect("the pod stops");
