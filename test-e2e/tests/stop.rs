@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use k8s_cri::v1::ContainerState;
 use test_e2e::disk::Disk;
@@ -111,7 +110,6 @@ async fn a_start_that_hangs_in_a_volume_does_not_hold_the_stop() {
             .then_some(())
     })
     .await;
-    let asked = Instant::now();
     client
         .stop(&id, 1)
         .await
