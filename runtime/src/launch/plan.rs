@@ -13,6 +13,14 @@ use super::userns::IdMapping;
 use super::values::{ContainerPath, HostPath, ProcessString};
 use crate::seccomp::Filter;
 
+mod mounts;
+mod process;
+
+pub(crate) use mounts::{
+    Attributes, CgroupLayout, FileSystem, HierarchyMount, MountPlan, MountSource, Propagation,
+};
+pub(crate) use process::{Capabilities, LimitedResource, ProcessPlan, ResourceLimit, Terminal};
+
 /// Everything that starts a container. Made by [`LaunchPlan::from_spec`].
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 #[cbor(map)]
@@ -139,82 +147,6 @@ pub(crate) enum LayerPlan {
     },
 }
 
-/// One mount of a container, in the order in which they happen.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-#[cbor(map)]
-pub(crate) struct MountPlan {
-    #[n(0)]
-    pub(crate) target: ContainerPath,
-    #[n(1)]
-    pub(crate) attributes: Attributes,
-    #[n(2)]
-    pub(crate) source: MountSource,
-}
-
-impl MountPlan {
-    /// Gives what is on a file system of the container's own an SELinux label. Those that show the kernel's objects
-    /// have labels by policy.
-    pub(crate) fn label(&mut self, label: &str) {
-        if let MountSource::Fresh { kind, options } = &mut self.source
-            && matches!(
-                kind,
-                FileSystem::Tmpfs | FileSystem::Dev | FileSystem::Devpts | FileSystem::Mqueue
-            )
-        {
-            options.push(("context".to_owned(), label.to_owned()));
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-pub(crate) enum MountSource {
-    /// A file or directory of the host.
-    #[n(0)]
-    #[cbor(map)]
-    Bind {
-        #[n(0)]
-        path: HostPath,
-        #[n(1)]
-        recursive: bool,
-        #[n(2)]
-        propagation: Propagation,
-        #[n(3)]
-        recursive_propagation: bool,
-        /// With these ids in place of those that are stored.
-        #[n(50)]
-        ids: Option<IdMapping>,
-        /// Filled with what the image has at the target, as it is the container's own and empty.
-        #[n(51)]
-        #[cbor(default)]
-        filled: bool,
-    },
-    /// A file system made for the container.
-    #[n(1)]
-    #[cbor(map)]
-    Fresh {
-        #[n(0)]
-        kind: FileSystem,
-        #[n(1)]
-        options: Vec<(String, String)>,
-    },
-    /// The container's cgroups, as its cgroup namespace shows them.
-    #[n(2)]
-    #[cbor(map)]
-    Cgroup {
-        #[n(0)]
-        layout: CgroupLayout,
-    },
-    /// What an image has at a path, read-only.
-    #[n(50)]
-    #[cbor(map)]
-    Image {
-        #[n(0)]
-        root: RootSource,
-        #[n(1)]
-        path: ContainerPath,
-    },
-}
-
 /// Programs of the host's administrator (OCI runtime spec, "POSIX-platform Hooks") that take part in a launch.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -249,100 +181,6 @@ pub(crate) struct Hook {
     pub(crate) env: Vec<ProcessString>,
     #[n(3)]
     pub(crate) timeout_seconds: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-pub(crate) enum FileSystem {
-    #[n(0)]
-    Proc,
-    #[n(1)]
-    Sysfs,
-    #[n(2)]
-    Tmpfs,
-    #[n(3)]
-    Devpts,
-    #[n(4)]
-    Mqueue,
-    /// The tmpfs at `/dev`, populated before it is attached.
-    #[n(5)]
-    Dev,
-}
-
-impl FileSystem {
-    /// The kernel's name of the type.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            FileSystem::Proc => "proc",
-            FileSystem::Sysfs => "sysfs",
-            FileSystem::Tmpfs | FileSystem::Dev => "tmpfs",
-            FileSystem::Devpts => "devpts",
-            FileSystem::Mqueue => "mqueue",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-pub(crate) enum Propagation {
-    #[n(0)]
-    Private,
-    #[n(1)]
-    Slave,
-    #[n(2)]
-    Shared,
-    #[n(3)]
-    Unbindable,
-}
-
-/// `MOUNT_ATTR_*` bits: those of the mount itself and those of all mounts below it, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
-#[cbor(map)]
-pub(crate) struct Attributes {
-    #[n(0)]
-    pub(crate) set: u32,
-    #[n(1)]
-    pub(crate) clear: u32,
-    #[n(2)]
-    pub(crate) set_recursive: u32,
-    #[n(3)]
-    pub(crate) clear_recursive: u32,
-}
-
-/// How the hierarchies are laid out below a cgroup mount. What is shown are clones of the host's mounts: a fresh
-/// mount of a v1 hierarchy takes the kernel 100 µs, a clone 5.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub(crate) enum CgroupLayout {
-    /// The v2 hierarchy itself.
-    #[n(0)]
-    #[cbor(map)]
-    Unified {
-        /// The directory on the host that is shown.
-        #[n(0)]
-        source: HostPath,
-    },
-    /// A tmpfs with a directory for each hierarchy, as v1 and hybrid hosts have it.
-    #[n(1)]
-    #[cbor(map)]
-    PerHierarchy {
-        #[n(0)]
-        hierarchies: Vec<HierarchyMount>,
-    },
-}
-
-/// One hierarchy below a cgroup mount.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub(crate) struct HierarchyMount {
-    /// The name of its directory: `cpu,cpuacct`, `systemd`, `unified`.
-    #[n(0)]
-    pub(crate) directory: String,
-    /// The directory on the host that is shown.
-    #[n(1)]
-    pub(crate) source: HostPath,
-    /// Controllers mounted together, each of which links to the directory.
-    #[n(2)]
-    pub(crate) aliases: Vec<String>,
 }
 
 /// How a process gets into the container's cgroups.
@@ -387,118 +225,6 @@ pub(crate) enum DeviceKind {
     Block,
     #[n(2)]
     Fifo,
-}
-
-/// The process itself: what `execve` gets, and with which identity and privileges.
-#[derive(Debug, Clone, PartialEq, Encode, Decode)]
-#[cbor(map)]
-pub(crate) struct ProcessPlan {
-    /// Never empty.
-    #[n(0)]
-    pub(crate) args: Vec<ProcessString>,
-    #[n(1)]
-    pub(crate) env: Vec<ProcessString>,
-    #[n(2)]
-    pub(crate) cwd: ContainerPath,
-    #[n(3)]
-    pub(crate) uid: u32,
-    #[n(4)]
-    pub(crate) gid: u32,
-    #[n(5)]
-    pub(crate) groups: Vec<u32>,
-    #[n(6)]
-    pub(crate) umask: u32,
-    #[n(7)]
-    pub(crate) capabilities: Capabilities,
-    #[n(8)]
-    pub(crate) no_new_privileges: bool,
-    #[n(9)]
-    pub(crate) rlimits: Vec<ResourceLimit>,
-    #[n(10)]
-    pub(crate) oom_score_adj: i32,
-    #[n(11)]
-    pub(crate) terminal: Option<Terminal>,
-    /// What system calls it may make.
-    #[n(40)]
-    pub(crate) seccomp: Option<Filter>,
-    /// The AppArmor profile that it is in from `execve` on.
-    #[n(41)]
-    pub(crate) apparmor: Option<ProcessString>,
-    /// The SELinux label that it has from `execve` on.
-    #[n(42)]
-    pub(crate) selinux: Option<ProcessString>,
-}
-
-/// A terminal and its first size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
-#[cbor(map)]
-pub(crate) struct Terminal {
-    #[n(0)]
-    pub(crate) rows: u16,
-    #[n(1)]
-    pub(crate) columns: u16,
-}
-
-/// Capability sets as bit masks. The inheritable set is the ambient one: no other use of it is safe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
-#[cbor(map)]
-pub(crate) struct Capabilities {
-    #[n(0)]
-    pub(crate) bounding: u64,
-    #[n(1)]
-    pub(crate) effective: u64,
-    #[n(2)]
-    pub(crate) permitted: u64,
-    #[n(3)]
-    pub(crate) ambient: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub(crate) struct ResourceLimit {
-    #[n(0)]
-    pub(crate) resource: LimitedResource,
-    #[n(1)]
-    pub(crate) soft: u64,
-    #[n(2)]
-    pub(crate) hard: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-pub(crate) enum LimitedResource {
-    #[n(0)]
-    AddressSpace,
-    #[n(1)]
-    Core,
-    #[n(2)]
-    Cpu,
-    #[n(3)]
-    Data,
-    #[n(4)]
-    FileSize,
-    #[n(5)]
-    Locks,
-    #[n(6)]
-    Memlock,
-    #[n(7)]
-    Msgqueue,
-    #[n(8)]
-    Nice,
-    #[n(9)]
-    OpenFiles,
-    #[n(10)]
-    Processes,
-    #[n(11)]
-    Rss,
-    #[n(12)]
-    RealtimePriority,
-    #[n(13)]
-    RealtimeTime,
-    #[n(14)]
-    PendingSignals,
-    #[n(15)]
-    Stack,
 }
 
 impl LaunchPlan {
