@@ -2,12 +2,12 @@
 //!
 //! A `SOCK_SEQPACKET` pair, one message per packet, at most one fd with it:
 //! ```text
-//! started  'S' pid(4, LE)              + pidfd
+//! started  'S' pid(4, LE)              + pidfd, or without one: a child of the receiver
 //! console  'C'                         + pty master
 //! failed   'F' step(1) errno(4, LE) path(rest; empty = none)
 //! ```
 //! Whoever holds the sending end may have become the container by exploiting it: the receiver takes at most one
-//! `Started` and one `Console`, and a `Failed` harms nobody but its own container.
+//! `Started` and one `Console`, a pid must be that of a child, and a `Failed` harms nobody but its own container.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -18,6 +18,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::{SetupFailure, Step};
 
@@ -141,10 +142,11 @@ impl LaunchChannel {
 fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Option<LaunchMessage> {
     let (kind, body) = bytes.split_first()?;
     match (kind, fd) {
-        (b'S', Some(pidfd)) => Some(LaunchMessage::Started {
-            pid: i32::from_le_bytes(body.try_into().ok()?),
-            pidfd,
-        }),
+        (b'S', pidfd) => {
+            let pid = i32::from_le_bytes(body.try_into().ok()?);
+            let pidfd = pidfd.or_else(|| open_child(pid))?;
+            Some(LaunchMessage::Started { pid, pidfd })
+        }
         (b'C', Some(master)) => Some(LaunchMessage::Console(master)),
         (b'F', None) => {
             let (step, rest) = body.split_first()?;
@@ -159,6 +161,15 @@ fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Option<LaunchMessage> {
     }
 }
 
+/// The pidfd of a child that has not been reaped: its number is its own until then.
+fn open_child(pid: i32) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(pidfd.as_fd()), look)
+        .is_ok()
+        .then_some(pidfd)
+}
+
 impl AsFd for Reporter {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -167,9 +178,12 @@ impl AsFd for Reporter {
 
 impl Reporter {
     pub(crate) fn started(&self, pid: i32, pidfd: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        let mut message = [b'S', 0, 0, 0, 0];
-        message[1..].copy_from_slice(&pid.to_le_bytes());
-        self.send(&message, Some(pidfd))
+        self.send(&started(pid), Some(pidfd))
+    }
+
+    /// As [`Reporter::started`] of a child of the receiver, by a call that every program needs and no filter denies.
+    pub(crate) fn started_here(&self, pid: i32) -> rustix::io::Result<()> {
+        self.write(&started(pid))
     }
 
     pub(crate) fn console(&self, master: BorrowedFd<'_>) -> rustix::io::Result<()> {
@@ -184,7 +198,11 @@ impl Reporter {
         message.extend([b'F', failure.step as u8]);
         message.extend(failure.errno.to_le_bytes());
         message.extend(&path[..path.len().min(PATH_MAX)]);
-        let _ = self.send(&message, None);
+        let _ = self.write(&message);
+    }
+
+    fn write(&self, message: &[u8]) -> rustix::io::Result<()> {
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.0, message)).map(drop)
     }
 
     fn send(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> rustix::io::Result<()> {
@@ -208,9 +226,34 @@ impl Reporter {
     }
 }
 
+fn started(pid: i32) -> [u8; 5] {
+    let mut message = [b'S', 0, 0, 0, 0];
+    message[1..].copy_from_slice(&pid.to_le_bytes());
+    message
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_without_a_handle_must_be_a_child() {
+        let (channel, reporter) = pair().unwrap();
+        let mut child = std::process::Command::new("/bin/cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id().cast_signed();
+        reporter.started_here(pid).unwrap();
+        let heard = channel.recv().unwrap();
+        assert!(matches!(heard, Received::Message(LaunchMessage::Started { pid: of, .. }) if of == pid));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        for stranger in [pid, 1, 0, -1, std::process::id().cast_signed()] {
+            reporter.started_here(stranger).unwrap();
+            assert!(channel.recv().is_err(), "{stranger}");
+        }
+    }
 
     #[test]
     fn messages_arrive_in_order_and_then_the_end() {

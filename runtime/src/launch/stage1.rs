@@ -20,12 +20,16 @@ use super::mounts::{self, borrow_procfs};
 use super::plan::{CgroupEntry, ExecPlan, HooksPlan, LaunchPlan, PidMode, ProcessPlan};
 use super::rooted::{Root, file_type};
 use super::sealed::unseal;
-use super::steps::{Next, Prepared, absent_of, confine, enter_root, exec_console};
+use super::steps::{Entered, Next, Prepared, Ties, absent_of, confine, enter_root, exec_console};
 use super::userns::{self, IdMapping, UserNamespace};
-use super::{ChildStdio, Step, Surroundings, rlimits, rootfs};
+use super::{ChildStdio, Step, Surroundings, lsm, rlimits, rootfs};
 use crate::sys;
 use crate::sys::clone::{CloneOptions, Namespaces, clone_sibling, clone3, unshare};
 use crate::sys::fds::close_all_except;
+
+/// What to do when a filter denies the last clone: see [`confine`].
+const UNDER_FILTER: &str = "(under a seccomp profile, which must allow clone, write and setsid for an exec and in a shared \
+                            pid namespace, or the container set no_new_privs)";
 
 /// Runs a stage and reports how it failed; returns the exit code.
 pub(crate) fn run(reporter: &Reporter, stage: impl FnOnce() -> StepResult<()>) -> i32 {
@@ -71,6 +75,7 @@ pub(crate) fn container(
         ),
     };
     let runner = Runner::start(plan.hooks.as_ref())?;
+    let attributes = lsm::procfs_for(&plan.process)?;
     let root = rootfs::prepare(&plan.root.source, plan.root.label.as_deref(), user)?;
     let mut sources = mounts::prepare(&plan, user)?;
     let procfs = shared_pid
@@ -98,6 +103,7 @@ pub(crate) fn container(
         root,
         sources,
         procfs,
+        attributes,
         runner,
     });
     match shared_pid {
@@ -123,9 +129,7 @@ fn clone_then_set_up(
         let seen = ManuallyDrop::new(enter_root(plan, prepared, reporter)?);
         confine(
             &plan.process,
-            stdio,
-            &seen.absent_stdio(),
-            reporter,
+            &ties(stdio, prepared, &seen, reporter),
             Next::Program,
         )?;
         hooks::before_exec(plan.hooks.as_ref())?;
@@ -156,8 +160,26 @@ fn set_up_then_clone(
     if plan.user.is_none() {
         join_pid_later(namespace)?;
     }
-    confine(&plan.process, stdio, &seen.absent_stdio(), reporter, Next::Clone)?;
+    confine(
+        &plan.process,
+        &ties(stdio, prepared, &seen, reporter),
+        Next::Clone,
+    )?;
     clone_program(&plan.process, plan.hooks.as_ref(), reporter)
+}
+
+fn ties<'a>(
+    stdio: &'a ChildStdio,
+    prepared: &'a Prepared,
+    seen: &'a Entered<'_>,
+    reporter: &'a Reporter,
+) -> Ties<'a> {
+    Ties {
+        stdio,
+        absent: seen.absent_stdio(),
+        attributes: prepared.attributes.as_ref(),
+        reporter,
+    }
 }
 
 /// Makes a PID namespace the one that later children are born into; the process itself stays where it is.
@@ -207,6 +229,8 @@ pub(crate) fn exec(
         rlimits::set(&plan.process.rlimits)?;
         give_stdio(stdio, ids)?;
     }
+    // Closed by number with all others.
+    let attributes = ManuallyDrop::new(lsm::procfs_for(&plan.process)?);
     let mut all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::CONTROL_GROUP
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -221,8 +245,13 @@ pub(crate) fn exec(
     let root = ManuallyDrop::new(rootfs::open_root().step(Step::Namespaces)?);
     let root = Root::new(root.as_fd());
     let console = ManuallyDrop::new(exec_console(root, &plan.process, reporter)?);
-    let absent = absent_of(console.as_ref(), None, root);
-    confine(&plan.process, stdio, &absent, reporter, Next::Clone)?;
+    let ties = Ties {
+        stdio,
+        absent: absent_of(console.as_ref(), None, root),
+        attributes: attributes.as_ref(),
+        reporter,
+    };
+    confine(&plan.process, &ties, Next::Clone)?;
     clone_program(&plan.process, None, reporter)
 }
 
@@ -234,10 +263,11 @@ fn clone_program(process: &ProcessPlan, hooks: Option<&HooksPlan>, reporter: &Re
         Err(become_program(process))
     };
     // Filters deny clone3, whose flags they cannot see; clone can be told from a clone with new namespaces.
-    let child = clone_sibling(|| run(reporter, stage)).step(Step::CloneInit)?;
-    reporter
-        .started(child.pid, child.pidfd.as_fd())
-        .step(Step::CloneInit)
+    let child = clone_sibling(|| run(reporter, stage)).map_err(|errno| match process.seccomp {
+        Some(_) => failure(Step::CloneInit, Some(UNDER_FILTER.into()), errno),
+        None => failure(Step::CloneInit, None, errno),
+    })?;
+    reporter.started_here(child.pid).step(Step::CloneInit)
 }
 
 /// Clones the process that becomes the program, as a sibling of this one, and tells the supervisor. Its process id.

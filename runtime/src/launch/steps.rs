@@ -31,6 +31,8 @@ pub(crate) struct Prepared {
     pub(crate) sources: Vec<Source>,
     /// The procfs of a PID namespace that the process is not in.
     pub(crate) procfs: Option<OwnedFd>,
+    /// The procfs through which a security module is told of the program.
+    pub(crate) attributes: Option<OwnedFd>,
     /// Who runs the hooks of the host.
     pub(crate) runner: Option<Runner>,
 }
@@ -178,6 +180,17 @@ pub(crate) fn exec_console(
     Ok(Some(console))
 }
 
+/// What a process still holds of the outside when it is confined.
+#[derive(Debug)]
+pub(crate) struct Ties<'a> {
+    pub(crate) stdio: &'a ChildStdio,
+    /// Where streams come from that nobody passed.
+    pub(crate) absent: Absent<'a>,
+    /// As in [`Prepared`].
+    pub(crate) attributes: Option<&'a OwnedFd>,
+    pub(crate) reporter: &'a Reporter,
+}
+
 /// What a process does once it is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -191,21 +204,17 @@ pub(crate) enum Next {
 ///
 /// What comes after the seccomp filter is all that the filter must allow for the launch to succeed. With
 /// `no_new_privs`, or a program that keeps CAP_SYS_ADMIN, that is `execve` alone: the filter is loaded there. Otherwise
-/// it takes the privileges that are about to go, so `capset`, `prctl` and `execve` follow it; and where another clone
-/// must come between, `clone`, `setsid`, and `sendmsg` to tell of it, all of which any profile that lets a shell run
-/// has.
-pub(crate) fn confine(
-    process: &ProcessPlan,
-    stdio: &ChildStdio,
-    absent: &Absent<'_>,
-    reporter: &Reporter,
-    next: Next,
-) -> StepResult<()> {
+/// it takes the privileges that are about to go, so `capset`, `prctl` and `execve` follow it. Where another clone must
+/// come between, so do `clone`, `write` to tell of it, `setsid`, and with a terminal `ioctl`. That cannot be spared: a
+/// process gets a filter from seccomp(2), which takes `no_new_privs` or CAP_SYS_ADMIN, from a thread of its own, which
+/// is in the same PID namespace, or from who clones it; and whoever is in a PID namespace with others is to have
+/// neither CAP_SYS_ADMIN nor less of a filter than they.
+pub(crate) fn confine(process: &ProcessPlan, ties: &Ties<'_>, next: Next) -> StepResult<()> {
     new_keyring()?;
-    wire(stdio, absent, process.uid)?;
+    wire(ties.stdio, &ties.absent, process.uid)?;
+    lsm::label_on_exec(process, ties.attributes)?;
     // No fd of the host is left when the working directory is entered: it may be named /proc/self/fd/N.
-    sys::fds::close_all_except(&mut [0, 1, 2, reporter.as_fd().as_raw_fd()]).step(Step::Stdio)?;
-    lsm::label_on_exec(process)?;
+    sys::fds::close_all_except(&mut [0, 1, 2, ties.reporter.as_fd().as_raw_fd()]).step(Step::Stdio)?;
     rlimits::set(&process.rlimits)?;
     // Raising what was lowered takes privileges; where they lack, the inherited value stays.
     let _ = rustix::process::setpriority_process(None, 0);

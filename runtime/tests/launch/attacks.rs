@@ -1,9 +1,15 @@
 //! Images that try to get out.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
-use runtime::launch::Step;
+use runtime::launch::{PidMode, PodPidMode, Step};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::json;
 
 use crate::Test;
@@ -25,6 +31,14 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("attacks::masks_follow_no_link_out", masks_follow_no_link_out),
     ("attacks::swapping_a_shared_volume", swapping_a_shared_volume),
+    (
+        "attacks::labels_are_told_to_no_file_but_the_kernels",
+        labels_are_told_to_no_file_but_the_kernels,
+    ),
+    (
+        "attacks::parameters_are_written_to_no_file_but_the_kernels",
+        parameters_are_written_to_no_file_but_the_kernels,
+    ),
 ];
 
 fn proc_sys_and_dev_are_no_links() {
@@ -165,6 +179,114 @@ fn masks_follow_no_link_out() {
     fs::write(canary.join("file"), "untouched").unwrap();
 }
 
+/// A neighbour that exchanges two names as fast as it can.
+struct Racer {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Racer {
+    fn start(one: PathBuf, other: PathBuf) -> Racer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        // It only makes system calls on buffers of its own, so that clones of this process stay safe.
+        let thread = std::thread::spawn(move || {
+            let mut swaps = 0;
+            while !flag.load(Ordering::Relaxed) {
+                let done = renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE);
+                swaps += u64::from(done.is_ok());
+            }
+            swaps
+        });
+        Racer { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let swaps = self.thread.join().unwrap();
+        assert!(swaps > 5000, "the race was run: {swaps} swaps");
+    }
+}
+
+/// CVE-2025-52881: a neighbour in a shared volume leads the mounts of a container to its procfs, so that what asks for its
+/// confinement is covered by a file that takes any label. The names asked for exist nowhere, so a launch that succeeds
+/// was told by such a file.
+fn labels_are_told_to_no_file_but_the_kernels() {
+    let sandbox = Sandbox::new();
+    let volume = sandbox.temp.path().join("volume");
+    let files = [
+        "thread-self/attr/exec",
+        "thread-self/attr/apparmor/exec",
+        "self/attr/exec",
+    ];
+    for file in files {
+        let file = volume.join("spot").join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "").unwrap();
+    }
+    symlink("/proc", volume.join("bait")).unwrap();
+    let payload = sandbox.temp.path().join("payload");
+    fs::create_dir_all(payload.join("apparmor")).unwrap();
+    let fakes = [payload.join("exec"), payload.join("apparmor/exec")];
+    fakes.iter().for_each(|fake| fs::write(fake, "").unwrap());
+    let racer = Racer::start(volume.join("spot"), volume.join("bait"));
+    let mut refused = BTreeSet::new();
+    for number in 0..500 {
+        let target = ["thread-self/attr", "self/attr", "thread-self/attr/exec"][number % 3];
+        let source = if number % 3 == 2 {
+            fakes[0].as_path()
+        } else {
+            payload.as_path()
+        };
+        let mut container = sandbox.container(&["true"]);
+        let mounts = list(&mut container.spec, "/mounts");
+        mounts.push(json!({"destination": "/vol", "type": "bind", "source": volume, "options": ["rbind"]}));
+        mounts.push(json!({
+            "destination": format!("/vol/spot/{target}"), "type": "bind", "source": source, "options": ["rbind"],
+        }));
+        let key = ["apparmorProfile", "selinuxLabel"][number % 2];
+        container.spec["process"][key] = json!("no_u:no_r:no_t:s0");
+        refused.insert(sandbox.refused(&container).step.name());
+    }
+    racer.stop();
+    assert!(
+        refused.contains(Step::AppArmor.name()) && refused.contains(Step::Selinux.name()),
+        "some came as far as to ask: {refused:?}"
+    );
+    // One of the two names is now the link.
+    let [spot, bait] = ["spot", "bait"].map(|side| volume.join(side));
+    let real = if spot.is_symlink() { bait } else { spot };
+    for file in fakes.into_iter().chain(files.map(|file| real.join(file))) {
+        assert_eq!(fs::read(&file).unwrap(), b"", "{}", file.display());
+    }
+    sandbox.assert_canary();
+}
+
+/// The same for parameters of the pod: whatever covers `/proc/sys` where they are written, they reach the kernel.
+fn parameters_are_written_to_no_file_but_the_kernels() {
+    let fake = tempfile::tempdir().unwrap();
+    for directory in ["kernel", "net/ipv4"] {
+        fs::create_dir_all(fake.path().join(directory)).unwrap();
+    }
+    let files = ["kernel/shmmni", "net/ipv4/ip_unprivileged_port_start"].map(|file| fake.path().join(file));
+    for users in [false, true] {
+        files
+            .iter()
+            .for_each(|file| fs::write(file, "untouched").unwrap());
+        rustix::mount::mount_bind(fake.path(), "/proc/sys").unwrap();
+        let sandbox = match users {
+            true => Sandbox::with_users(PodPidMode::Container, PidMode::Container),
+            false => Sandbox::new(),
+        };
+        rustix::mount::unmount("/proc/sys", rustix::mount::UnmountFlags::DETACH).unwrap();
+        for file in &files {
+            assert_eq!(fs::read_to_string(file).unwrap(), "untouched", "users: {users}");
+        }
+        let shown = sandbox.sh("cat /proc/sys/kernel/shmmni /proc/sys/net/ipv4/ip_unprivileged_port_start");
+        assert_eq!(shown.text(), "77\n7", "users: {users}");
+    }
+}
+
 /// CVE-2021-30465: another container swaps a directory of a shared volume for a link while a mount is made in it.
 fn swapping_a_shared_volume() {
     let sandbox = Sandbox::new();
@@ -174,23 +296,7 @@ fn swapping_a_shared_volume() {
     symlink("/", volume.join("bait")).unwrap();
     let payload = sandbox.temp.path().join("payload");
     fs::create_dir(&payload).unwrap();
-    let racer = std::process::Command::new(std::env::current_exe().unwrap());
-    drop(racer);
-    let (spot, bait) = (volume.join("spot"), volume.join("bait"));
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let flag = std::sync::Arc::clone(&stop);
-    // The racer only makes system calls on buffers of its own, so that clones of this process stay safe.
-    let racer = std::thread::spawn(move || {
-        while !flag.load(std::sync::atomic::Ordering::Relaxed) {
-            let _ = rustix::fs::renameat_with(
-                rustix::fs::CWD,
-                &spot,
-                rustix::fs::CWD,
-                &bait,
-                rustix::fs::RenameFlags::EXCHANGE,
-            );
-        }
-    });
+    let racer = Racer::start(volume.join("spot"), volume.join("bait"));
     let (mut ran, mut refused) = (0, 0);
     for _ in 0..500 {
         let target = format!("/vol/spot{}", canary.display());
@@ -209,8 +315,7 @@ fn swapping_a_shared_volume() {
             }
         }
     }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    racer.join().unwrap();
+    racer.stop();
     assert!(ran > 0, "{ran} ran, {refused} refused");
     sandbox.assert_canary();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();

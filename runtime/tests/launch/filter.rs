@@ -22,11 +22,23 @@ pub(crate) const TESTS: &[Test] = &[
         "filter::needs_to_allow_no_more_than_execve",
         needs_to_allow_no_more_than_execve,
     ),
+    (
+        "filter::may_deny_what_only_the_launch_calls",
+        may_deny_what_only_the_launch_calls,
+    ),
+    (
+        "filter::that_denies_the_last_clone_is_told",
+        that_denies_the_last_clone_is_told,
+    ),
     ("filter::may_kill_what_it_denies", may_kill_what_it_denies),
     ("filter::confines_the_pod_init", confines_the_pod_init),
     (
         "filter::an_unknown_security_module_is_an_error",
         an_unknown_security_module_is_an_error,
+    ),
+    (
+        "filter::security_modules_are_told_in_a_user_namespace_too",
+        security_modules_are_told_in_a_user_namespace_too,
     ),
 ];
 
@@ -163,6 +175,60 @@ fn needs_to_allow_no_more_than_execve() {
     init.kill();
 }
 
+/// Without `no_new_privs` the filter comes before the last clone. What the launch itself says and does from there on takes
+/// no call that a program would not make.
+fn may_deny_what_only_the_launch_calls() {
+    use LinuxSeccompAction::{ScmpActAllow, ScmpActKillProcess};
+    let names = [
+        "sendmsg",
+        "sendto",
+        "setns",
+        "unshare",
+        "clone3",
+        "mount",
+        "pidfd_open",
+        "close_range",
+        "fchown",
+    ];
+    let filter = || rules(ScmpActAllow, &names, ScmpActKillProcess);
+    for (pod_pid, pid) in [
+        (PodPidMode::Container, PidMode::Container),
+        (PodPidMode::Pod, PidMode::Pod),
+    ] {
+        let sandbox = Sandbox::with(pod_pid, pid);
+        let container = with(&sandbox, &["/bin/sleep", "1000"], filter(), |_| {});
+        let init = sandbox.start(&container).unwrap();
+        let process = usual_spec(&["/bin/echo", "hello"])["process"].clone();
+        let outcome = sandbox.exec(&container, &init, &process).unwrap().finish();
+        assert_eq!((outcome.text(), pid), ("hello", pid));
+        init.kill();
+    }
+}
+
+/// Whoever is in a PID namespace with others has the filter from who cloned it: there is no way around that clone.
+fn that_denies_the_last_clone_is_told() {
+    use LinuxSeccompAction::{ScmpActAllow, ScmpActErrno};
+    let sandbox = Sandbox::new();
+    let mut container = sandbox.container(&["/bin/sleep", "1000"]);
+    let init = sandbox.start(&container).unwrap();
+    container.filter = Some(rules(
+        ScmpActAllow,
+        &["clone", "clone3", "fork", "vfork"],
+        ScmpActErrno,
+    ));
+    let mut process = usual_spec(&["/bin/echo", "hello"])["process"].clone();
+    let refused = sandbox.exec(&container, &init, &process).err().unwrap();
+    assert_eq!((refused.step, refused.errno), (Step::CloneInit, 1));
+    assert!(
+        refused.path.as_ref().unwrap().contains("no_new_privs"),
+        "{refused}"
+    );
+    process["noNewPrivileges"] = json!(true);
+    let outcome = sandbox.exec(&container, &init, &process).unwrap().finish();
+    assert_eq!(outcome.text(), "hello");
+    init.kill();
+}
+
 fn may_kill_what_it_denies() {
     let sandbox = Sandbox::new();
     let (allow, kill) = (
@@ -224,4 +290,32 @@ fn an_unknown_security_module_is_an_error() {
     let mut container = sandbox.container(&["/bin/true"]);
     container.spec["process"]["selinuxLabel"] = json!("no_u:no_r:no_t:s0");
     assert_eq!(sandbox.refused(&container).step, Step::Selinux);
+}
+
+/// What a module answers to a name that it does not know must not depend on the user namespace: there the container's own
+/// procfs, which has masked paths, would be no way to ask.
+fn security_modules_are_told_in_a_user_namespace_too() {
+    let ask = |sandbox: &Sandbox, key: &str| {
+        let mut container = sandbox.container(&["/bin/true"]);
+        container.spec["process"][key] = json!("no_u:no_r:no_t:s0");
+        let refused = sandbox.refused(&container);
+        let mut process = container.spec["process"].clone();
+        let container = sandbox.container(&["/bin/sleep", "1000"]);
+        let init = sandbox.start(&container).unwrap();
+        process["args"] = json!(["/bin/true"]);
+        let refused_exec = sandbox.exec(&container, &init, &process).err().unwrap();
+        init.kill();
+        assert_eq!(refused, refused_exec);
+        refused
+    };
+    let plain = Sandbox::new();
+    let expected = ["apparmorProfile", "selinuxLabel"].map(|key| ask(&plain, key));
+    for (pod_pid, pid) in [
+        (PodPidMode::Container, PidMode::Container),
+        (PodPidMode::Pod, PidMode::Pod),
+    ] {
+        let users = Sandbox::with_users(pod_pid, pid);
+        let answers = ["apparmorProfile", "selinuxLabel"].map(|key| ask(&users, key));
+        assert_eq!(answers, expected, "{pid:?}");
+    }
 }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use nix::sched::CloneFlags;
 use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::launch::{
-    ChildStdio, ExactStrings, ExecContext, ExecPlan, IpcMode, LaunchContext, LaunchMessage, LaunchPlan,
-    Launching, NetworkMode, PidMode, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, Received,
-    Rootfs, SetupFailure, Sharing, Surroundings, create_namespaces, launch_container, launch_exec,
+    ChildStdio, ExactStrings, ExecContext, ExecPlan, IdMapping, IdRange, IpcMode, LaunchContext,
+    LaunchMessage, LaunchPlan, Launching, NetworkMode, PidMode, PodNamespaceRequest, PodNamespaces,
+    PodPidMode, PodPlan, Received, Rootfs, SetupFailure, Sharing, Surroundings, create_namespaces,
+    launch_container, launch_exec,
 };
 use runtime::seccomp::Filter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -101,6 +102,7 @@ pub(crate) struct Sandbox {
     pub(crate) pod: PodNamespaces,
     pub(crate) hierarchies: Arc<Hierarchies>,
     pub(crate) sharing: Sharing,
+    user: Option<IdMapping>,
     next: std::cell::Cell<u32>,
 }
 
@@ -138,12 +140,30 @@ impl Sandbox {
     }
 
     pub(crate) fn with(pod_pid: PodPidMode, pid: PidMode) -> Sandbox {
+        Sandbox::of(pod_pid, pid, None)
+    }
+
+    /// A pod with a user namespace of its own.
+    pub(crate) fn with_users(pod_pid: PodPidMode, pid: PidMode) -> Sandbox {
+        let ids = vec![IdRange {
+            container: 0,
+            host: 1_234_560,
+            length: 65_536,
+        }];
+        Sandbox::of(
+            pod_pid,
+            pid,
+            Some(IdMapping::new("linux.", ids.clone(), ids).unwrap()),
+        )
+    }
+
+    fn of(pod_pid: PodPidMode, pid: PidMode, user: Option<IdMapping>) -> Sandbox {
         let request = PodNamespaceRequest {
             hostname: Some("the-pod".into()),
             network: NetworkMode::Pod,
             ipc: IpcMode::Pod,
             pid: pod_pid,
-            user: None,
+            user: user.clone(),
             sysctls: vec![
                 ("net.ipv4.ip_unprivileged_port_start".into(), "7".into()),
                 ("kernel.shmmni".into(), "77".into()),
@@ -166,6 +186,7 @@ impl Sandbox {
             pod,
             hierarchies: Hierarchies::detect().unwrap(),
             sharing,
+            user,
             next: 0.into(),
         }
     }
@@ -206,7 +227,7 @@ impl Sandbox {
         let cgroup = Cgroup::new(&self.hierarchies, "/crisp-test", &id).unwrap();
         cgroup.create(None).unwrap();
         Container {
-            spec: usual_spec(args),
+            spec: self.spec(args),
             rootfs: Rootfs::Overlay {
                 lower: vec![self.layer()],
                 upper,
@@ -217,6 +238,20 @@ impl Sandbox {
             target: None,
             filter: None,
         }
+    }
+
+    fn spec(&self, args: &[&str]) -> Value {
+        let mut spec = usual_spec(args);
+        if let Some(ids) = &self.user {
+            let ranges = |ranges: &[IdRange]| -> Vec<Value> {
+                let one = |range: &IdRange| json!({"containerID": range.container, "hostID": range.host, "size": range.length});
+                ranges.iter().map(one).collect()
+            };
+            spec["linux"]["uidMappings"] = json!(ranges(ids.uids()));
+            spec["linux"]["gidMappings"] = json!(ranges(ids.gids()));
+            list(&mut spec, "/linux/namespaces").push(json!({"type": "user"}));
+        }
+        spec
     }
 
     pub(crate) fn plan(&self, container: &Container) -> LaunchPlan {
@@ -282,7 +317,7 @@ impl Sandbox {
         let context = ExecContext {
             cgroup: &container.cgroup,
             exact: ExactStrings::default(),
-            user: None,
+            user: self.user.clone(),
         };
         let terminal = process["terminal"] == true;
         let process = serde_json::from_value(process.clone()).expect("a process");
