@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use oci_spec::runtime::{Hook, Hooks, Spec};
 use runtime::launch::HookContext;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -149,6 +150,7 @@ async fn run_one(hook: &Hook, bundle: &Path, state: &[u8]) -> std::io::Result<()
         .and_then(|seconds| u64::try_from(seconds).ok())
         .map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     let mut child = command.spawn()?;
+    let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
     let work = async {
         if let Some(mut stdin) = child.stdin.take() {
             // One that does not want to know closes it.
@@ -156,9 +158,14 @@ async fn run_one(hook: &Hook, bundle: &Path, state: &[u8]) -> std::io::Result<()
         }
         child.wait().await
     };
-    let status = tokio::time::timeout(limit, work)
-        .await
-        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    let Ok(status) = tokio::time::timeout(limit, work).await else {
+        // It leads a group, whose number is its own as long as it is not reaped.
+        if let Some(group) = group {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        return Err(std::io::ErrorKind::TimedOut.into());
+    };
+    let status = status?;
     match status.success() {
         true => Ok(()),
         false => Err(std::io::Error::other(status.to_string())),

@@ -3,6 +3,7 @@
 
 pub mod container;
 pub mod image;
+mod mounts;
 pub mod pod;
 mod security;
 mod signal;
@@ -87,6 +88,11 @@ fn bounded_map(field: &str, map: &BTreeMap<String, String>) -> Result<BTreeMap<S
         true => Err(Error::invalid(field, "has an empty or overlong key")),
         false => Ok(map.clone()),
     }
+}
+
+/// A value of an enumeration. One that is not known yet is refused: taken for the default, it would mean something else.
+fn known<E: TryFrom<i32>>(field: &str, value: i32) -> Result<E> {
+    E::try_from(value).map_err(|_| Error::invalid(field, format!("has the unknown value {value}")))
 }
 
 fn id32(field: &str, value: i64) -> Result<u32> {

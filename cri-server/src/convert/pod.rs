@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use cri_api::v1;
+use runtime::launch::{IpcMode, NetworkMode, PlanError, check_sysctl};
 
 use super::security::{apparmor, seccomp, selinux};
-use super::{bounded, bounded_map, namespaces, namespaces_to_wire, required, resources};
+use super::{bounded, bounded_map, known, namespaces, namespaces_to_wire, required, resources};
 use crate::pod::{Dns, NamespaceMode, Pod, PodConfig, PodName, PortMapping};
 use crate::{Error, Result};
 
@@ -142,7 +143,9 @@ fn port(wire: &v1::PortMapping) -> Result<PortMapping> {
         ));
     }
     Ok(PortMapping {
-        protocol: wire.protocol().as_str_name().to_ascii_lowercase(),
+        protocol: known::<v1::Protocol>("config.port_mappings.protocol", wire.protocol)?
+            .as_str_name()
+            .to_ascii_lowercase(),
         container_port: number("container_port", wire.container_port)?,
         host_port: number("host_port", wire.host_port)?,
         host_ip: wire.host_ip.clone(),
@@ -151,33 +154,27 @@ fn port(wire: &v1::PortMapping) -> Result<PortMapping> {
 
 /// Only parameters that belong to a namespace of the pod's own may be set.
 fn sysctls(config: &PodConfig) -> Result<()> {
-    const IPC: [&str; 6] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shm",
-        "fs.mqueue.",
-    ];
-    for name in config.sysctls.keys() {
-        let refuse = |problem: &str| Err(Error::invalid(format!("config.linux.sysctls[{name:?}]"), problem));
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
-        let dotted = name.replace('/', ".");
-        if !name.chars().all(plain) || dotted.split('.').any(str::is_empty) {
-            return refuse("is not the name of a kernel parameter");
-        }
-        let (mode, owner) = if dotted.starts_with("net.") {
-            (&config.namespaces.network, "network")
-        } else if IPC.iter().any(|prefix| dotted.starts_with(prefix)) {
-            (&config.namespaces.ipc, "ipc")
-        } else {
-            return refuse("does not belong to a namespace of the pod; set it on the node");
-        };
-        if *mode == NamespaceMode::Node {
-            return refuse(&format!(
-                "would change the node: the pod shares its {owner} namespace"
-            ));
-        }
+    let on_node = |mode: &NamespaceMode| *mode == NamespaceMode::Node;
+    let network = match on_node(&config.namespaces.network) {
+        true => NetworkMode::Host,
+        false => NetworkMode::Pod,
+    };
+    let ipc = match on_node(&config.namespaces.ipc) {
+        true => IpcMode::Host,
+        false => IpcMode::Pod,
+    };
+    for (name, value) in &config.sysctls {
+        check_sysctl(name, value, network, ipc).map_err(|error| {
+            let field = format!("config.linux.sysctls[{name:?}]");
+            match error {
+                PlanError::Contradiction { with, .. } => Error::invalid(
+                    field,
+                    format!("contradicts {with}; leave it out, or set it on the node"),
+                ),
+                PlanError::Invalid { reason, .. } => Error::invalid(field, reason.to_string()),
+                other => Error::invalid(field, other.to_string()),
+            }
+        })?;
     }
     Ok(())
 }

@@ -166,6 +166,7 @@ fn agree(pod: &Pod, config: &ContainerConfig) -> Result<()> {
     }
     for (field, pods, wanted) in [
         ("network", &of_pod.namespaces.network, &own.namespaces.network),
+        ("pid", &of_pod.namespaces.pid, &own.namespaces.pid),
         ("ipc", &of_pod.namespaces.ipc, &own.namespaces.ipc),
     ] {
         if *wanted == NamespaceMode::Node && *pods != NamespaceMode::Node {

@@ -13,6 +13,9 @@ pub const MAX_DATABASE: usize = 10 << 20;
 /// Lines longer than this are ignored.
 const MAX_LINE: usize = 1 << 20;
 
+/// What the kernel takes (NGROUPS_MAX of limits.h, setgroups(2)).
+const MAX_GROUPS: usize = 65536;
+
 /// The image's user databases; empty where the image has none.
 #[derive(Default)]
 pub struct Databases {
@@ -66,6 +69,16 @@ pub fn resolve(security: &Security, image_user: &str, databases: &Databases) -> 
     groups.extend(&security.supplemental_groups);
     let mut seen = std::collections::HashSet::new();
     groups.retain(|g| seen.insert(*g));
+    if groups.len() > MAX_GROUPS {
+        return Err(Error::invalid(
+            "security_context.supplemental_groups",
+            format!(
+                "are {} together with those of the image's /etc/group, but a process can be in {MAX_GROUPS}; \
+                 use another user or image, or the policy Strict",
+                groups.len()
+            ),
+        ));
+    }
     let home = if entry.home.is_empty() { "/" } else { entry.home };
     if home.contains(['\n', '\r', '\0', ':']) {
         return Err(Error::invalid(
@@ -251,6 +264,25 @@ mod tests {
         security.group = Some(9);
         let strict = resolve(&security, "", &databases()).unwrap().identity;
         assert_eq!((strict.gid, strict.groups), (9, vec![9, 7, 33]));
+    }
+
+    #[test]
+    fn more_groups_than_a_process_can_be_in_are_refused() {
+        use std::fmt::Write as _;
+        let member_of = |count: usize| {
+            let mut group = String::new();
+            for gid in 0..count {
+                let _ = writeln!(group, "g{gid}:x:{gid}:www-data");
+            }
+            let databases = Databases {
+                group: group.into_bytes(),
+                ..databases()
+            };
+            resolve(&Security::default(), "www-data", &databases)
+        };
+        assert_eq!(member_of(MAX_GROUPS).unwrap().identity.groups.len(), MAX_GROUPS);
+        let refused = member_of(MAX_GROUPS + 1).unwrap_err().to_string();
+        assert!(refused.contains("supplemental_groups"), "{refused}");
     }
 
     #[test]

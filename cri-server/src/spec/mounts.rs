@@ -27,7 +27,8 @@ pub(super) fn build(ingredients: &Ingredients<'_>) -> Result<Vec<Mount>> {
         .collect::<Result<Vec<_>>>()?;
     let declared = ingredients.declared.iter();
     let declared = declared.map(|(directory, target)| {
-        let mut mount = bind(directory, target, &["bind", "rprivate", "rw", "copyup"]);
+        // As on the root: a device that the image brings is a file, and stays one when it is copied here.
+        let mut mount = bind(directory, target, &["bind", "rprivate", "rw", "nodev", "copyup"]);
         map_ids(&mut mount, config.security.namespaces.user.as_ref());
         mount
     });

@@ -57,6 +57,7 @@ pub use pod::{
 };
 pub use spec::{ExactStrings, ExecContext, HookContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
 pub use step::{SetupFailure, Step};
+pub use sysctl::check_sysctl;
 pub use userns::{IdMapping, IdRange, probe_user_namespaces};
 pub(crate) use values::HostPath;
 

@@ -144,7 +144,7 @@ impl PodPlan {
         let sysctls = request
             .sysctls
             .iter()
-            .map(|(name, value)| Sysctl::parse(name, value, &request))
+            .map(|(name, value)| Sysctl::parse(name, value, request.network, request.ipc))
             .collect::<Result<_, _>>()?;
         Ok(PodPlan {
             hostname: request.hostname,

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use super::failure::{InStep, StepResult};
 use super::mounts::fresh;
 use super::plan::{Attributes, FileSystem};
-use super::pod::{IpcMode, NetworkMode, PodNamespaceRequest};
+use super::pod::{IpcMode, NetworkMode};
 use super::{PlanError, Step};
 
 /// Parameters of the IPC namespace, by their path below `/proc/sys`; a trailing slash is a prefix.
@@ -25,6 +25,14 @@ const IPC: [&str; 9] = [
 ];
 const VALUE_MAX: usize = 4096;
 
+/// Checks a kernel parameter of a pod with these namespaces.
+///
+/// # Errors
+/// [`PlanError`] naming the parameter: its name or value is malformed, or it belongs to none of the pod's own namespaces.
+pub fn check_sysctl(name: &str, value: &str, network: NetworkMode, ipc: IpcMode) -> Result<(), PlanError> {
+    Sysctl::parse(name, value, network, ipc).map(drop)
+}
+
 /// A parameter and its value.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -38,7 +46,12 @@ pub(crate) struct Sysctl {
 
 impl Sysctl {
     /// Accepts `net.ipv4.x` and `net/ipv4/x`; in the second form a dot is part of a name, such as that of a VLAN.
-    pub(crate) fn parse(name: &str, value: &str, pod: &PodNamespaceRequest) -> Result<Sysctl, PlanError> {
+    pub(crate) fn parse(
+        name: &str,
+        value: &str,
+        network: NetworkMode,
+        ipc: IpcMode,
+    ) -> Result<Sysctl, PlanError> {
         let field = format!("sysctls[{name}]");
         let invalid = |reason| PlanError::Invalid {
             field: field.clone(),
@@ -72,14 +85,14 @@ impl Sysctl {
             })
         };
         if path.starts_with("net/") {
-            if pod.network == NetworkMode::Host {
+            if network == NetworkMode::Host {
                 return contradiction("the host's network namespace");
             }
         } else if IPC
             .iter()
             .any(|known| *known == path || (known.ends_with('/') && path.starts_with(known)))
         {
-            if pod.ipc == IpcMode::Host {
+            if ipc == IpcMode::Host {
                 return contradiction("the host's IPC namespace");
             }
         } else {
@@ -123,18 +136,9 @@ fn write(procfs: &OwnedFd, sysctl: &Sysctl) -> rustix::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::pod::PodPidMode;
 
     fn parse(name: &str, value: &str) -> Result<Sysctl, PlanError> {
-        let pod = PodNamespaceRequest {
-            hostname: None,
-            user: None,
-            network: NetworkMode::Pod,
-            ipc: IpcMode::Pod,
-            pid: PodPidMode::Container,
-            sysctls: Vec::new(),
-        };
-        Sysctl::parse(name, value, &pod)
+        Sysctl::parse(name, value, NetworkMode::Pod, IpcMode::Pod)
     }
 
     #[test]
