@@ -3,7 +3,7 @@
 
 use bytes::{Buf, BufMut};
 use hyper_util::rt::TokioIo;
-use k8s_cri::v1::{CreateContainerRequest, CreateContainerResponse, Mount};
+use k8s_cri::v1::{ContainerStatusRequest, CreateContainerRequest, CreateContainerResponse, Mount};
 use prost::Message;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
@@ -15,6 +15,8 @@ const MOUNT_OPTIONS: u32 = 11;
 /// `ContainerConfig.mounts` and `CreateContainerRequest.config`.
 const MOUNTS: u32 = 7;
 const CONFIG: u32 = 2;
+/// `ContainerStatusResponse.status`, `ContainerStatus.mounts`, `Mount.image`, `ImageSpec.image_ref`.
+const IMAGE_REF: [u32; 4] = [1, 14, 9, 20];
 
 /// A mount with the fields that the client library does not know.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,55 @@ pub async fn create(
         field(&mut config, MOUNTS, &mount.encode());
         field(&mut bytes, CONFIG, &config);
     }
+    let answer = call(socket, "CreateContainer", bytes).await?;
+    Ok(CreateContainerResponse::decode(answer.as_slice())
+        .expect("an answer of its type")
+        .container_id)
+}
+
+/// The ids of the images that a container's mounts show: `ContainerStatus.mounts.image.image_ref`, since Kubernetes 1.36.
+///
+/// # Errors
+/// What the runtime answers.
+///
+/// # Panics
+/// When nothing listens at the socket, or answers with something else.
+pub async fn shown_images(socket: &std::path::Path, container: &str) -> Result<Vec<String>, Status> {
+    let request = ContainerStatusRequest {
+        container_id: container.to_owned(),
+        verbose: false,
+    };
+    let answer = call(socket, "ContainerStatus", request.encode_to_vec()).await?;
+    let found = IMAGE_REF.iter().fold(vec![answer], |messages, number| {
+        messages
+            .iter()
+            .flat_map(|message| fields(message, *number))
+            .collect()
+    });
+    Ok(found
+        .into_iter()
+        .map(|text| String::from_utf8(text).expect("text"))
+        .collect())
+}
+
+/// The contents of all fields of that number, which are of variable length.
+fn fields(mut message: &[u8], number: u32) -> Vec<Vec<u8>> {
+    use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+    let mut found = Vec::new();
+    while message.has_remaining() {
+        let (key, kind) = decode_key(&mut message).expect("a field");
+        if (key, kind) == (number, WireType::LengthDelimited) {
+            let length = decode_varint(&mut message).expect("a length") as usize;
+            found.push(message.copy_to_bytes(length).to_vec());
+        } else {
+            skip_field(kind, key, &mut message, DecodeContext::default()).expect("a field");
+        }
+    }
+    found
+}
+
+/// Any call of the runtime service, its messages encoded.
+async fn call(socket: &std::path::Path, name: &str, request: Vec<u8>) -> Result<Vec<u8>, Status> {
     let socket = socket.to_owned();
     let channel = tonic::transport::Endpoint::from_static("http://crisp")
         .connect_with_connector(tower::service_fn(move |_: http::Uri| {
@@ -75,11 +126,9 @@ pub async fn create(
         .expect("the runtime listens");
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.expect("the runtime listens");
-    let path = http::uri::PathAndQuery::from_static("/runtime.v1.RuntimeService/CreateContainer");
-    let answer = client.unary(Request::new(bytes), path, Raw).await?.into_inner();
-    Ok(CreateContainerResponse::decode(answer.as_slice())
-        .expect("an answer of its type")
-        .container_id)
+    let path = format!("/runtime.v1.RuntimeService/{name}");
+    let path = http::uri::PathAndQuery::try_from(path).expect("a path");
+    Ok(client.unary(Request::new(request), path, Raw).await?.into_inner())
 }
 
 /// Messages that are encoded already.

@@ -53,6 +53,13 @@ impl Pod {
         self.namespaces(|options| options.network = NamespaceMode::Node.into())
     }
 
+    /// One whose containers may be privileged.
+    pub fn privileged(mut self) -> Self {
+        let security = self.linux().security_context.get_or_insert_default();
+        security.privileged = true;
+        self
+    }
+
     /// All containers in one pid namespace.
     pub fn shared_pid(self) -> Self {
         self.namespaces(|options| options.pid = NamespaceMode::Pod.into())

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use test_e2e::built;
 use test_e2e::eventually::eventually;
 use test_e2e::harness::Server;
+use test_e2e::images::busybox_builder;
+use test_e2e::layers::Layer;
 use test_e2e::specs::Container;
 
 /// A server that reads CDI files from a directory of its own.
@@ -149,6 +151,79 @@ async fn a_device_comes_with_its_node_its_files_and_its_hooks() {
     assert_eq!(told[0]["init"], told[2]["init"]);
     server.client.remove(&id).await.unwrap();
     assert!(!server.state_dir().join("bundles").join(&id).exists());
+    server.close().await;
+}
+
+/// CVE-2025-23266 and CVE-2024-0132: hooks of the node run beside images whose environment, and whose files under the names
+/// of programs and libraries, are an attacker's.
+#[tokio::test]
+async fn nothing_that_an_image_says_reaches_a_hook() {
+    let place = tempfile::tempdir().unwrap();
+    let (journal, pwned) = (place.path().join("journal"), place.path().join("pwned"));
+    // No PATH of its own and no absolute names: where the shell looks for `env` and `cat` is what matters.
+    let line = format!(
+        "{{ echo stage $0; env; cat /dev/null; }} >> {}",
+        journal.display()
+    );
+    let host = |stage: &str| json!({ "hookName": stage, "path": "/bin/sh", "args": ["sh", "-c", line, stage], "env": ["VENDOR=1"] });
+    let stages = ["createRuntime", "createContainer", "poststart", "poststop"];
+    let inside = json!({ "hookName": "startContainer", "path": "/bin/sh", "env": ["VENDOR=1"],
+        "args": ["sh", "-c", "{ echo stage $0; env; } >> /journal", "startContainer"] });
+    let device = json!({
+        "cdiVersion": "0.6.0",
+        "kind": "vendor.com/gpu",
+        "devices": [{ "name": "0", "containerEdits": {
+            "hooks": stages.map(host).into_iter().chain([inside]).collect::<Vec<_>>(),
+        }}],
+    });
+    let server = server(&[("vendor.json", device)]).await;
+    let trojan = format!("#!/bin/sh\necho $0 >> {}\n", pwned.display());
+    let mut layer = Layer::new();
+    for program in ["sh", "env", "cat", "ls"] {
+        layer = layer.file(&format!("evil/{program}"), 0o755, &trojan);
+    }
+    let environment = [
+        "LD_PRELOAD=/evil/library.so",
+        "LD_LIBRARY_PATH=/evil",
+        "LD_AUDIT=/evil/library.so",
+        "PATH=/evil:/proc/self/cwd/evil:evil",
+        "ENV=/evil/sh",
+        "BASH_ENV=/evil/sh",
+        "IFS=e",
+    ];
+    let image = busybox_builder()
+        .layer(layer)
+        .config("Env", json!(environment))
+        .build();
+    let image = server.pull("evil", &image).await;
+    let pod = server.run_pod("evil").await;
+    let main = Container::new("main", &image).command(&["/bin/cat", "/journal"]);
+    let (code, of_inside) = pod.finish(&with_device(main, "vendor.com/gpu=0")).await;
+    assert_eq!(code, 0);
+    let told = eventually("all hooks have run", || async {
+        let text = fs::read_to_string(&journal).unwrap_or_default();
+        stages
+            .iter()
+            .all(|stage| text.contains(&format!("stage {stage}\n")))
+            .then_some(text)
+    })
+    .await;
+    for text in [&told, &of_inside] {
+        assert!(text.contains("VENDOR=1"), "{text}");
+        assert!(!text.contains("evil"), "{text}");
+        // The others are the shell's own; a PATH of the image would be seen above.
+        for name in text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, _)| name)
+        {
+            assert!(
+                ["VENDOR", "PATH", "PWD", "SHLVL", "OLDPWD", "_"].contains(&name),
+                "{name} in {text}"
+            );
+        }
+    }
+    assert!(!pwned.exists(), "{:?} ran", fs::read_to_string(&pwned));
     server.close().await;
 }
 

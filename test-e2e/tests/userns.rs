@@ -8,6 +8,7 @@ use k8s_cri::v1::{IdMapping, NamespaceMode, NamespaceOption, UserNamespace};
 use test_e2e::harness::Server;
 use test_e2e::images;
 use test_e2e::layers::Layer;
+use test_e2e::layout::Settings;
 use test_e2e::specs::{Container, Pod};
 
 const HOST: u32 = 1_234_560;
@@ -158,6 +159,67 @@ async fn root_inside_is_nobody_outside() {
     server.client.stop(&id, 0).await.unwrap();
     assert_eq!(server.client.exited(&id).await.exit_code, 137);
     server.close().await;
+}
+
+/// Either format of layers, and a daemon that dies twice: once while the pod runs, once while a container waits.
+#[tokio::test]
+async fn another_daemon_takes_a_pod_with_users_over() {
+    for format in ["directory", "erofs"] {
+        let settings = Settings {
+            config: format!("[image]\nlayer_format = \"{format}\"\n"),
+            ..Settings::default()
+        };
+        let mut server = settings.start().await;
+        let layer = Layer::new()
+            .owned_by(1000, 1000)
+            .file("home/file", 0o640, "its own")
+            .owned_by(0, 0)
+            .file("etc/secret", 0o600, "of root");
+        let image = images::busybox_builder()
+            .layer(layer)
+            .config("Volumes", serde_json::json!({ "/home": {} }))
+            .build();
+        let image = server.pull("users", &image).await;
+        let pod = server.run(&pod(&server, "users").shared_pid()).await.unwrap();
+        let look = "cat /etc/secret > /dev/null && stat -c '%n %u:%g' / /etc/secret /home/file /dev/shm; \
+                    echo kept > /etc/new; busybox tr -s ' ' < /proc/self/uid_map";
+        let expected =
+            format!("/ 0:0\n/etc/secret 0:0\n/home/file 1000:1000\n/dev/shm 0:0\n 0 {HOST} {LENGTH}\n");
+        let stays = container("stays", &image)
+            .shell(&format!("{look}; while :; do sleep 1; done"))
+            .shared_pid();
+        let stays = pod.start(&stays).await;
+        assert_eq!(pod.logged("stays.log", "1234560").await, expected, "{format}");
+        let waits = container("waits", &image).shell(look).shared_pid();
+        let waits = pod.create(&waits).await.unwrap();
+
+        server.kill9().await;
+        server.restart().await;
+        let exec = ["/bin/sh", "-c", "cat /etc/new; id -u; cat /etc/secret"];
+        let done = server.client.exec(&stays, &exec, 0).await.unwrap();
+        assert_eq!(
+            String::from_utf8(done.stdout).unwrap(),
+            "kept\n0\nof root",
+            "{format}"
+        );
+        server.client.start(&waits).await.unwrap();
+        assert_eq!(server.client.exited(&waits).await.exit_code, 0, "{format}");
+        assert_eq!(pod.logged("waits.log", "1234560").await, expected, "{format}");
+
+        server.kill9().await;
+        server.restart().await;
+        assert_eq!(
+            pod.finish(&container("new", &image).shell(look)).await,
+            (0, expected),
+            "{format}"
+        );
+        let status = server.client.pod_status(&pod.id).await.unwrap();
+        let options = status.linux.unwrap().namespaces.unwrap().options.unwrap();
+        assert_eq!(options.userns_options.unwrap().uids, ids());
+        server.client.stop(&stays, 0).await.unwrap();
+        assert_eq!(server.client.exited(&stays).await.exit_code, 137, "{format}");
+        server.close().await;
+    }
 }
 
 #[tokio::test]

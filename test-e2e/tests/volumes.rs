@@ -63,13 +63,13 @@ async fn a_declared_volume_has_what_the_image_has_and_is_the_containers_own() {
         cat /data/link /data/lower; ls /data | grep -c gone
         stat -c '%h' /data/owned/again
         for d in / /data /fresh /cache; do (echo x > $d/new) 2>/dev/null && echo writable $d; done
-        grep -c overlay /proc/self/mountinfo";
+        grep -c overlay /proc/self/mountinfo; grep -c ' /data [^-]*nodev' /proc/self/mountinfo";
     let main = Container::new("main", &reference)
         .shell(look)
         .secure(|security| security.readonly_rootfs = true);
     let (_, output) = pod.finish(&main).await;
     let expected = "/data 0:0 1755\n/data/owned 1000:2000 750\n/data/owned/file 1000:2000 640\n\
-                    from the imagefrom below0\n2\nwritable /data\nwritable /fresh\nwritable /cache\n1\n";
+                    from the imagefrom below0\n2\nwritable /data\nwritable /fresh\nwritable /cache\n1\n1\n";
     assert_eq!(output, expected);
     // Another container of the image starts with what the image has, and a mount of the request takes the place.
     let given = server.directory().join("given");
@@ -129,6 +129,7 @@ async fn an_image_is_a_read_only_volume() {
         .layer(layer)
         .layer(Layer::new().file("top", 0o644, "top"))
         .build();
+    let content_id = content.id().to_owned();
     let content = server.pull("content", &content).await;
     let image = server.busybox().await;
     let pod = server.run_pod("image-volume").await;
@@ -144,6 +145,11 @@ async fn an_image_is_a_read_only_volume() {
     assert!(!output.contains("writable"), "{output}");
     let status = server.client.container_status(&id).await.unwrap();
     assert_eq!(status.mounts[0].image.as_ref().unwrap().image, content);
+    assert_eq!(
+        newer::shown_images(&server.socket(), &id).await.unwrap(),
+        [content_id],
+        "what the name meant when the container was made"
+    );
 
     // What a container shows is not collected, though its image goes; nor does a restart forget it.
     server.client.remove_image(&content).await.unwrap();
@@ -249,21 +255,7 @@ async fn a_part_of_an_image_is_resolved_within_it() {
 async fn mounts_propagate_as_asked() {
     let server = Server::start().await;
     let image = server.busybox().await;
-    let pod = server
-        .run(&{
-            let mut pod = server.pod("propagation");
-            pod.0
-                .linux
-                .as_mut()
-                .unwrap()
-                .security_context
-                .as_mut()
-                .unwrap()
-                .privileged = true;
-            pod
-        })
-        .await
-        .unwrap();
+    let pod = server.run(&server.pod("propagation").privileged()).await.unwrap();
     let shared = server.directory().join("shared");
     let inside = shared.clone();
     server.host.enter(move || tmpfs_on(&inside)).await;

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::launch::{
-    ExactStrings, ExecContext, ExecPlan, IpcMode, LaunchContext, LaunchPlan, NetworkMode, PidMode,
-    PodNamespaceRequest, PodPidMode, PodPlan, Rootfs, Sharing,
+    ExactStrings, ExecContext, ExecPlan, IdMapping, IdRange, IpcMode, LaunchContext, LaunchPlan, NetworkMode,
+    PidMode, PodNamespaceRequest, PodPidMode, PodPlan, Rootfs, Sharing,
 };
 use runtime::protocol::{
     ContainerId, Event, Exec, ExecId, Exited, Process, Reply, Request, Signal, SignalScope, StartContainer,
@@ -32,6 +32,19 @@ pub(crate) struct Container {
     process: Value,
     resources: Value,
     pid: PidMode,
+    user: Option<IdMapping>,
+}
+
+/// The first id on the host of pods with a user namespace.
+pub(crate) const USERS: u32 = 1_234_560;
+
+fn users() -> IdMapping {
+    let ids = vec![IdRange {
+        container: 0,
+        host: USERS,
+        length: 65_536,
+    }];
+    IdMapping::new("linux.", ids.clone(), ids).unwrap()
 }
 
 fn hierarchies() -> &'static Arc<Hierarchies> {
@@ -46,13 +59,22 @@ pub(crate) fn pod() -> (Pod, Client) {
 
 /// A pod whose containers have that pid namespace.
 pub(crate) fn pod_with(pid: PodPidMode) -> (Pod, Client) {
+    pod_of(pid, None)
+}
+
+/// As [`pod_with`], with a user namespace.
+pub(crate) fn pod_with_users(pid: PodPidMode) -> (Pod, Client) {
+    pod_of(pid, Some(users()))
+}
+
+fn pod_of(pid: PodPidMode, user: Option<IdMapping>) -> (Pod, Client) {
     let (pod, mut client) = Pod::spawn(None);
     let request = PodNamespaceRequest {
         hostname: Some("pod1".into()),
         network: NetworkMode::Pod,
         ipc: IpcMode::Pod,
         pid,
-        user: None,
+        user,
         sysctls: vec![],
     };
     let plan = || PodPlan::new(request.clone()).unwrap().seal().unwrap();
@@ -94,6 +116,7 @@ impl Container {
             process: process(args),
             resources: json!({}),
             pid: PidMode::Container,
+            user: None,
         }
     }
 
@@ -104,6 +127,12 @@ impl Container {
 
     pub(crate) fn with_pid(mut self, pid: PidMode) -> Container {
         self.pid = pid;
+        self
+    }
+
+    /// In a pod of [`pod_with_users`].
+    pub(crate) fn with_users(mut self) -> Container {
+        self.user = Some(users());
         self
     }
 
@@ -143,7 +172,7 @@ impl Container {
     }
 
     fn plan(&self) -> OwnedFd {
-        let spec = json!({
+        let mut spec = json!({
             "ociVersion": "1.2.0",
             "process": self.process,
             "root": { "path": "rootfs" },
@@ -165,6 +194,13 @@ impl Container {
                 ],
             },
         });
+        if self.user.is_some() {
+            let ids = json!([{ "containerID": 0, "hostID": USERS, "size": 65_536 }]);
+            spec["linux"]["uidMappings"] = ids.clone();
+            spec["linux"]["gidMappings"] = ids;
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({ "type": "user" }));
+        }
         let spec = serde_json::from_value(spec).unwrap();
         let sharing = Sharing {
             network: NetworkMode::Pod,
@@ -222,7 +258,7 @@ impl Container {
         let context = ExecContext {
             cgroup: &self.cgroup,
             exact: ExactStrings::default(),
-            user: None,
+            user: self.user.clone(),
         };
         let plan = ExecPlan::from_process(&process, &context)
             .unwrap()

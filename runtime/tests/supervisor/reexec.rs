@@ -3,7 +3,9 @@
 use runtime::launch::{PidMode, PodPidMode};
 use runtime::protocol::{ContainerState, ExecId, RefusalCode, Reply, Request, SignalScope, Target};
 
-use crate::container::{Container, await_file, exited, pod, pod_with, records, started};
+use crate::container::{
+    Container, USERS, await_file, exited, pod, pod_with, pod_with_users, records, started,
+};
 use crate::pod::binary;
 
 fn reexec() -> Request {
@@ -115,6 +117,30 @@ fn the_pods_own_pid_1_stays() {
     assert_eq!(second.exited(&mut client).status.code, 0);
     let log = second.read_log("log");
     assert!(records(&log).iter().any(|line| line.contains("sleep")), "{log}");
+}
+
+/// The pod's user namespace is a descriptor: what is executed or started after the re-exec is in it.
+#[test]
+fn the_pods_users_stay() {
+    let look = format!("read inside outside length < /proc/self/uid_map; [ $outside = {USERS} ] && exit 7");
+    for (pod_pid, pid) in [
+        (PodPidMode::Container, PidMode::Container),
+        (PodPidMode::Pod, PidMode::Pod),
+    ] {
+        let (_pod, mut client) = pod_with_users(pod_pid);
+        let first = Container::shell("sleep 1000").with_users().with_pid(pid);
+        first.start(&mut client);
+        assert!(matches!(client.ask(reexec()), Reply::Done));
+        let exec = first.exec("look", &["sh", "-c", &look], |_| {});
+        assert!(matches!(client.ask(exec), Reply::ExecStarted { .. }));
+        let exec = Target::exec(first.id.clone(), ExecId::new("look").unwrap());
+        assert_eq!(exited(&mut client, &exec).status.code, 7, "{pid:?}");
+        let second = Container::shell(&look).with_users().with_pid(pid);
+        second.start(&mut client);
+        assert_eq!(second.exited(&mut client).status.code, 7, "{pid:?}");
+        client.ask(first.signal(libc::SIGKILL, SignalScope::All));
+        assert_eq!(first.exited(&mut client).status.signal, Some(9), "{pid:?}");
+    }
 }
 
 #[test]

@@ -293,6 +293,48 @@ async fn no_working_directory_leads_out() {
     server.close().await;
 }
 
+/// The same for an exec: the container has led its working directory elsewhere meanwhile.
+#[tokio::test]
+async fn no_working_directory_leads_an_exec_out() {
+    let server = Server::start().await;
+    let host = HostInvariant::of(&server);
+    let image = server.busybox().await;
+    let pod = server.run_pod("cwd-exec").await;
+    let climb = format!(
+        "cat ../../../../../../../../..{}",
+        host.canary().join("file").display()
+    );
+    let sleeper = Container::new("main", &image)
+        .command(&["/bin/sleep", "100000"])
+        .working_dir("/tmp/work");
+    let id = pod.start(&sleeper).await;
+    let exec = async |line: &str| server.client.exec(&id, &["/bin/sh", "-c", line], 0).await;
+    assert_eq!(exec("pwd").await.unwrap().stdout, b"/tmp/work\n");
+    exec("busybox rmdir /tmp/work && ln -s /tmp /tmp/work")
+        .await
+        .unwrap();
+    assert_eq!(
+        exec("pwd -P").await.unwrap().stdout,
+        b"/tmp\n",
+        "a link that stays inside"
+    );
+    for fd in 3..30 {
+        for target in [
+            format!("/proc/self/fd/{fd}"),
+            format!("/proc/thread-self/fd/{fd}/.."),
+        ] {
+            let link = format!("/proc/{}/root/tmp/work", server.client.container_pid(&id).await);
+            fs::remove_file(&link).unwrap();
+            std::os::unix::fs::symlink(&target, &link).unwrap();
+            if let Ok(done) = exec(&climb).await {
+                assert_eq!(done.stdout, b"", "{target} leads out");
+            }
+        }
+    }
+    host.holds("a working directory that became a descriptor");
+    server.close().await;
+}
+
 /// CVE-2021-21334's shape: containers that are made at once, each with a secret in its environment.
 #[tokio::test]
 async fn environments_stay_apart() {

@@ -10,7 +10,7 @@ use test_e2e::pods::RunningPod;
 use test_e2e::specs::Container;
 
 use crate::DEFAULT_CAPABILITIES;
-use crate::invariant::HostInvariant;
+use crate::invariant::{HostInvariant, files_below};
 
 #[tokio::test]
 async fn capabilities_are_what_was_asked() {
@@ -260,6 +260,66 @@ async fn a_hostile_user_database_hangs_and_misleads_nobody() {
     server.close().await;
 }
 
+/// The largest that a process of the server has ever been, in KiB (`VmHWM` of proc_pid_status(5)).
+fn peak(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// CVE-2025-4437's shape: user databases of 4 GiB that take no space. They are put under the daemon, as the pull would
+/// refuse them.
+#[tokio::test]
+async fn a_sparse_user_database_costs_neither_memory_nor_time() {
+    const SIZE: u64 = 4 << 30;
+    let server = Server::start().await;
+    let host = HostInvariant::of(&server);
+    let pod = server.run_pod("sparse").await;
+    let layers = server.host.path(server.data_dir()).join("l");
+    for name in ["passwd", "group"] {
+        let image = images::busybox_builder()
+            .layer(Layer::new().file(&format!("etc/{name}"), 0o644, format!("# {name}\n")))
+            .config("User", "app:extra".into())
+            .build();
+        let image = server.pull(name, &image).await;
+        let mut enlarged = 0;
+        for layer in std::fs::read_dir(&layers).unwrap() {
+            for path in files_below(&layer.unwrap().path()) {
+                if std::fs::read(&path).is_ok_and(|text| text == format!("# {name}\n").as_bytes()) {
+                    std::fs::File::options()
+                        .write(true)
+                        .open(path)
+                        .unwrap()
+                        .set_len(SIZE)
+                        .unwrap();
+                    enlarged += 1;
+                }
+            }
+        }
+        assert_eq!(enlarged, 1, "{name} is there");
+        let before = peak(&server);
+        let begun = std::time::Instant::now();
+        let container = Container::new(name, &image).command(&["/bin/id", "-u"]);
+        let refused = pod.create(&container).await.unwrap_err();
+        assert!(
+            begun.elapsed().as_secs() < 20,
+            "{name} took {:?}",
+            begun.elapsed()
+        );
+        assert!(refused.message().contains(&format!("/etc/{name}")), "{refused}");
+        assert!(refused.message().len() < 512, "{refused}");
+        let grown = peak(&server) - before;
+        assert!(grown < 64 << 10, "{name}: {grown} KiB");
+        assert!(server.client.containers().await.unwrap().is_empty());
+        server.client.remove_image(&image).await.unwrap();
+    }
+    host.holds("a sparse user database");
+    server.close().await;
+}
+
 /// CVE-2022-24769, and what `ambient` is for: a program of another user that needs one privilege.
 #[tokio::test]
 async fn ambient_capabilities_are_those_asked_for_and_inheritable_ones_none_else() {
@@ -301,15 +361,7 @@ async fn ambient_capabilities_are_those_asked_for_and_inheritable_ones_none_else
 async fn what_the_daemon_lacks_is_left_out_with_one_warning() {
     let server = Server::start().await;
     let image = server.busybox().await;
-    let mut config = server.pod("all");
-    config
-        .0
-        .linux
-        .get_or_insert_default()
-        .security_context
-        .get_or_insert_default()
-        .privileged = true;
-    let pod = server.run(&config).await.unwrap();
+    let pod = server.run(&server.pod("all").privileged()).await.unwrap();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let own = status
         .lines()
@@ -346,15 +398,7 @@ async fn privileged_reaches_the_node_and_only_in_a_privileged_pod() {
         plain.create(&container).await.is_err(),
         "its sandbox is not privileged"
     );
-    let mut config = server.pod("privileged");
-    config
-        .0
-        .linux
-        .get_or_insert_default()
-        .security_context
-        .get_or_insert_default()
-        .privileged = true;
-    let pod = server.run(&config).await.unwrap();
+    let pod = server.run(&server.pod("privileged").privileged()).await.unwrap();
     let output = pod.finish(&container).await.1;
     for effect in ["null", "kmsg", "1", "cgroup", "sysctl"] {
         assert!(output.lines().any(|line| line == effect), "{effect}: {output}");

@@ -1,5 +1,6 @@
 //! What a container must not get: the effects looked at, never the texts. A file for each way in.
 
+mod calls;
 mod devices;
 mod enter;
 mod identity;
@@ -7,6 +8,7 @@ mod invariant;
 mod kernel;
 mod lsm;
 mod mounts;
+mod refusals;
 mod rootfs;
 mod seccomp;
 mod sinks;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use k8s_cri::v1::{NamespaceMode, NamespaceOption};
 use serde_json::json;
 use test_e2e::harness::Server;
 use test_e2e::images;
@@ -203,17 +204,34 @@ async fn a_volume_at_dev_masks_nothing_and_opens_nothing() {
     server.close().await;
 }
 
+/// Of the namespaces that a pod and its container ask for.
+type Change = fn(&mut NamespaceOption);
+
 /// CVE-2023-25809 and CVE-2026-24054: cgroups are not written from inside, and a root of nothing is a root of nothing.
 #[tokio::test]
 async fn cgroups_are_read_only_and_no_layers_mean_an_empty_root() {
     let server = Server::start().await;
     let image = server.busybox().await;
     let host = HostInvariant::of(&server);
-    let pod = server.run_pod("cgroups").await;
     let write = "for f in $(find /sys/fs/cgroup -name cgroup.procs -o -name release_agent -o -name tasks); do \
                  (echo 0 > $f) 2>/dev/null && echo written $f; done; echo looked";
-    let (_, output) = pod.finish(&Container::new("writer", &image).shell(write)).await;
-    assert_eq!(output, "looked\n");
+    let modes: [(&str, Change); 4] = [
+        ("own", |_| {}),
+        ("shared-pid", |spaces| spaces.pid = NamespaceMode::Pod.into()),
+        ("host-pid", |spaces| spaces.pid = NamespaceMode::Node.into()),
+        ("host-all", |spaces| {
+            let node = i32::from(NamespaceMode::Node);
+            (spaces.pid, spaces.network, spaces.ipc) = (node, node, node);
+        }),
+    ];
+    for (mode, change) in modes {
+        let pod = server.run(&server.pod(mode).namespaces(change)).await.unwrap();
+        let writer = Container::new("writer", &image)
+            .shell(write)
+            .secure(|security| change(security.namespace_options.get_or_insert_default()));
+        assert_eq!(pod.finish(&writer).await, (0, "looked\n".to_owned()), "{mode}");
+    }
+    let pod = server.run_pod("empty").await;
     let empty = server.pull("empty", &images::Image::builder().build()).await;
     if let Ok(id) = pod
         .create(&Container::new("empty", &empty).command(&["/bin/sh"]))

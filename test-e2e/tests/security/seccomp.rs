@@ -15,7 +15,7 @@ use test_e2e::specs::Container;
 const LOOK: &str = "echo $(grep -e ^NoNewPrivs -e ^Seccomp: /proc/self/status | busybox cut -f 2) \
                     $(busybox unshare -U /bin/true 2>/dev/null && echo new || echo none)";
 
-fn typed(kind: ProfileType, localhost_ref: &str) -> SecurityProfile {
+pub(crate) fn typed(kind: ProfileType, localhost_ref: &str) -> SecurityProfile {
     SecurityProfile {
         profile_type: kind.into(),
         localhost_ref: localhost_ref.to_owned(),
@@ -29,7 +29,11 @@ fn look(name: &str, image: &str, profile: Option<SecurityProfile>) -> Container 
 }
 
 /// What a container prints, and what the same line executed in a container like it prints.
-async fn init_and_exec(server: &Server, pod: &RunningPod, container: Container) -> (String, String) {
+pub(crate) async fn init_and_exec(
+    server: &Server,
+    pod: &RunningPod,
+    container: Container,
+) -> (String, String) {
     let line = container.0.command[2].clone();
     let init = pod.finish(&container).await.1;
     let mut sleeper = container;
@@ -119,15 +123,7 @@ async fn a_shared_pid_namespace_has_nobody_without_a_filter() {
 async fn privileged_means_unfiltered() {
     let server = Server::start().await;
     let image = server.busybox().await;
-    let mut config = server.pod("privileged");
-    config
-        .0
-        .linux
-        .get_or_insert_default()
-        .security_context
-        .get_or_insert_default()
-        .privileged = true;
-    let pod = server.run(&config).await.unwrap();
+    let pod = server.run(&server.pod("privileged").privileged()).await.unwrap();
     let container = look("main", &image, Some(typed(ProfileType::RuntimeDefault, "")))
         .secure(|security| security.privileged = true);
     assert_eq!(pod.finish(&container).await.1, "0 0 new\n");

@@ -9,7 +9,7 @@ use test_e2e::images;
 use test_e2e::layers::Layer;
 use test_e2e::specs::Container;
 
-use crate::invariant::HostInvariant;
+use crate::invariant::{HostInvariant, files_below};
 
 /// CVE-2022-23648: a volume that the image declares has what the image has there, never what the host has.
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn a_declared_volume_copies_nothing_of_the_host() {
     let stored = server.data_dir().join("rw");
     let host_passwd = fs::read("/etc/passwd").unwrap();
     let mut looked = 0;
-    for entry in walk(&stored) {
+    for entry in files_below(&stored) {
         if let Ok(content) = fs::read(&entry) {
             looked += 1;
             assert_ne!(content, host_passwd, "{}", entry.display());
@@ -54,18 +54,6 @@ async fn a_declared_volume_copies_nothing_of_the_host() {
     assert!(looked > 0, "the volumes are there");
     host.holds("a declared volume");
     server.close().await;
-}
-
-fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.extend(walk(&entry.path())),
-            Ok(kind) if kind.is_file() => found.push(entry.path()),
-            _ => {}
-        }
-    }
-    found
 }
 
 /// CVE-2025-0750: a log is below the pod's log directory, at the start and after each rotation.
@@ -105,6 +93,37 @@ async fn logs_stay_below_their_directory() {
     assert!(server.client.reopen_log(&id).await.is_err());
     server.client.stop(&id, 0).await.unwrap();
     host.holds("a log path");
+    server.close().await;
+}
+
+/// CVE-2026-53488: labels and annotations are what the request says; an image's are an image's.
+#[tokio::test]
+async fn labels_of_an_image_stay_in_it() {
+    let server = Server::start().await;
+    let claims = json!({
+        "io.kubernetes.pod.name": "another",
+        "io.kubernetes.container.name": "another",
+        "crisp.run/sandbox-id": "another",
+        "evil": "x",
+    });
+    let image = images::busybox_builder().config("Labels", claims).build();
+    let image = server.pull("labels", &image).await;
+    let pod = server.run_pod("labels").await;
+    let main = Container::new("main", &image)
+        .command(&["/bin/sleep", "100000"])
+        .label("io.kubernetes.container.name", "main");
+    let id = pod.start(&main).await;
+    let status = server.client.container_status(&id).await.unwrap();
+    assert_eq!(status.labels, main.0.labels);
+    assert!(status.annotations.is_empty(), "{:?}", status.annotations);
+    let listed = server.client.containers().await.unwrap();
+    assert_eq!(
+        (&listed[0].labels, listed[0].annotations.len()),
+        (&main.0.labels, 0)
+    );
+    let info = server.client.container_info(&id).await;
+    assert_eq!(info["runtimeSpec"]["annotations"]["crisp.run/sandbox-id"], pod.id);
+    assert!(!info["runtimeSpec"].to_string().contains("another"), "{info}");
     server.close().await;
 }
 
