@@ -121,7 +121,7 @@ pub enum Error {
         /// Every failed step.
         failures: Vec<Error>,
     },
-    /// No attachment of that pod is recorded.
+    /// A port of the host leads into another pod.
     #[error(
         "host port {protocol} {port} is taken by another pod or another container of this one; choose another port"
     )]

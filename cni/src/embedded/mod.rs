@@ -11,9 +11,11 @@
 //! host can be found again without our memory, because every link names its pod and addresses in its alias.
 
 mod bridge;
+mod config;
 mod expression;
 mod host_port;
 pub(crate) mod lease;
+mod leasing;
 mod message;
 mod netfilter;
 mod netlink;
@@ -25,80 +27,22 @@ mod sysctl;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+
+pub use self::config::EmbeddedConfig;
 
 use self::bridge::{Bridge, BridgePlan};
 use self::host_port::HostPorts;
 use self::lease::{Pool, Subnets};
 use self::netlink::Socket;
-use self::pod_link::{PodLink, parse_alias};
+use self::pod_link::PodLink;
 use self::ruleset::Ruleset;
 use self::sysctl::HostNotes;
 use crate::error::Error;
-use crate::names::{LinkName, PodId, name_problem, refuse};
+use crate::names::{LinkName, PodId};
 use crate::netns::OneWay;
 use crate::request::PortMapping;
-
-/// How long an attach waits for an address to be freed when all are leased but some are draining.
-const LONGEST_DRAIN_WAIT: Duration = Duration::from_secs(5);
-/// A link still there so long after its pod is gone has a namespace that someone holds; it is deleted.
-const LINGERING: Duration = Duration::from_secs(10);
-
-/// How the embedded network shall be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EmbeddedConfig {
-    /// The network's name, as CNI results and status show it.
-    pub name: String,
-    /// The bridge, at most 10 bytes long.
-    pub bridge: LinkName,
-    /// One subnet per address family that pods shall have.
-    pub subnets: Subnets,
-    /// For bridge and pods, in bytes; none means that of the link to the outside.
-    pub mtu: Option<u32>,
-    /// The nftables table (family inet).
-    pub table: String,
-}
-
-impl Default for EmbeddedConfig {
-    /// IPv4 only, in a subnet that no other runtime or usual cluster network takes by default.
-    fn default() -> Self {
-        EmbeddedConfig {
-            name: "crisp".into(),
-            bridge: LinkName::known("crisp0"),
-            subnets: Subnets::default(),
-            mtu: None,
-            table: "crisp".into(),
-        }
-    }
-}
-
-impl EmbeddedConfig {
-    /// Checks what the types do not.
-    fn check(&self) -> Result<(), Error> {
-        // The permanent port is named after the bridge, `-hold` and `-peer` appended.
-        if self.bridge.as_str().len() > 10 {
-            return Err(refuse(
-                "embedded.bridge",
-                self.bridge.as_str(),
-                "longer than 10 bytes",
-            ));
-        }
-        if let Some(problem) = name_problem(&self.table, 64) {
-            return Err(refuse("embedded.table", &self.table, problem));
-        }
-        if let Some(problem) = name_problem(&self.name, 64) {
-            return Err(refuse("embedded.name", &self.name, problem));
-        }
-        match self.mtu {
-            Some(mtu) if !(1280..=65535).contains(&mtu) => {
-                Err(refuse("embedded.mtu", &mtu.to_string(), "must be 1280 to 65535"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
 
 /// A lease with all that follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,21 +115,6 @@ impl Embedded {
         Ok(embedded)
     }
 
-    /// Links of ours without a record: their pods were detached, their namespaces are not yet gone.
-    fn adopt_lingering_links(&self) -> Result<(), Error> {
-        let links = route::links(&mut Socket::route()?)?;
-        let Some(bridge) = links.iter().find(|link| link.name == self.config.bridge.as_str()) else {
-            return Ok(());
-        };
-        let mut pool = self.pool();
-        for link in links.iter().filter(|link| link.master == Some(bridge.index)) {
-            if let Some((_, addresses)) = link.alias.as_deref().and_then(parse_alias) {
-                pool.adopt_draining(&addresses, &link.name, Instant::now());
-            }
-        }
-        Ok(())
-    }
-
     pub(crate) fn config(&self) -> &EmbeddedConfig {
         &self.config
     }
@@ -255,7 +184,7 @@ impl Embedded {
 
     /// Frees the ports of a pod.
     pub(crate) fn close_ports(&self, pod: &PodId) -> Result<(), Error> {
-        let host = self.host();
+        let mut host = self.host();
         if !self.ports().close(pod) {
             return Ok(());
         }
@@ -265,6 +194,8 @@ impl Embedded {
             return Ok(());
         }
         self.install_ruleset(&self.masqueraded(&subnets, &host))
+            // The next pod may get the address that the port still leads to: first of all its attach makes the table anew.
+            .inspect_err(|_| host.bridge = None)
     }
 
     fn masqueraded(&self, subnets: &Subnets, host: &Host) -> Vec<IpNet> {
@@ -285,44 +216,6 @@ impl Embedded {
             }
         }
         self.ensure()
-    }
-
-    /// Leases addresses for the pod. If all are taken but some drain, waits a little for those.
-    pub(crate) fn lease(&self, pod: &PodId) -> Result<Lease, Error> {
-        let deadline = Instant::now() + LONGEST_DRAIN_WAIT;
-        let mut events = None;
-        loop {
-            if let Some(lease) = self.lease_now(pod) {
-                return Ok(lease);
-            }
-            // Subscribed before the links are listed, so that no change is missed in between.
-            let events = match &mut events {
-                Some(events) => events,
-                empty => empty.insert(Socket::link_events()?),
-            };
-            let before = self.pool().draining().len();
-            let still = self.reap()?;
-            if still < before {
-                continue;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if still == 0 || left.is_zero() || !events.await_event(left)? {
-                return Err(Error::Exhausted {
-                    subnets: self.subnets(),
-                });
-            }
-        }
-    }
-
-    fn lease_now(&self, pod: &PodId) -> Option<Lease> {
-        let mut pool = self.pool();
-        let addresses = pool.allocate(pod)?;
-        Some(Lease {
-            addresses,
-            gateways: pool.subnets().gateways(),
-            host_link: pod.host_link(),
-            ports: Vec::new(),
-        })
     }
 
     /// Connects the pod. The lease is kept on failure: the caller releases it.
@@ -360,33 +253,6 @@ impl Embedded {
             Err(error) if !error.is_no_device() => Err(error),
             _ => Ok(()),
         }
-    }
-
-    /// Gives the pod's addresses back as soon as its link has vanished.
-    pub(crate) fn release(&self, pod: &PodId, host_link: &str) {
-        self.pool().drain(pod, host_link, Instant::now());
-    }
-
-    /// Frees the addresses whose links have vanished and deletes links that linger; says how many still drain.
-    pub(crate) fn reap(&self) -> Result<usize, Error> {
-        if self.pool().draining().is_empty() {
-            return Ok(0);
-        }
-        let mut socket = Socket::route()?;
-        let links = route::links(&mut socket)?;
-        let draining = self
-            .pool()
-            .reap(|name| links.iter().any(|link| link.name == name));
-        for lingering in draining
-            .iter()
-            .filter(|draining| draining.since.elapsed() > LINGERING)
-        {
-            match socket.request(route::delete_link(&lingering.link)) {
-                Err(error) if !error.is_no_device() => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(draining.len())
     }
 
     /// Whether the pod's link stands and forwards.
