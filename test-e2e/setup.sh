@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what building and testing need on a Debian machine that has Rust: only what is missing,
-# and nothing at all where nothing is. Run by make; `setup.sh build|test|ci|conformance|vm` says for what.
+# and nothing at all where nothing is. Run by make; `setup.sh build|test|bench|ci|conformance|vm` says for what.
 set -eu
 
 packages() {
@@ -15,12 +15,19 @@ packages() {
         ci) packages test ;;
         # What busybox is built with, and a "host" with System V memory; Go comes from go.dev, Debian's is too old.
         conformance) packages test; echo bzip2 util-linux ;;
-        *) echo "setup.sh: what is \"$1\"? (build, test, bench, ci, conformance)" >&2; exit 2 ;;
+        # A machine of its own, and what its disk is made with.
+        vm) packages conformance; echo "$(emulator) mmdebstrap" ;;
+        *) echo "setup.sh: what is \"$1\"? (build, test, bench, ci, conformance, vm)" >&2; exit 2 ;;
     esac
 }
 
+emulator() {
+    case $(uname -m) in aarch64) echo qemu-system-arm ;; *) echo qemu-system-x86 ;; esac
+}
+
 missing() {
-    for package in $(packages "$1"); do
+    list=$(packages "$1") || exit
+    for package in $list; do
         case $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) in
             installed) ;;
             *) echo "$package" ;;
@@ -29,7 +36,8 @@ missing() {
 }
 
 install() {
-    wanted=$(missing "$1" | tr '\n' ' ')
+    wanted=$(missing "$1") || exit
+    wanted=$(echo "$wanted" | tr '\n' ' ')
     [ -n "$wanted" ] || return 0
     if ! command -v apt-get >/dev/null; then
         echo "setup.sh: not a Debian; install these yourself: $wanted" >&2

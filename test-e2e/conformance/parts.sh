@@ -20,24 +20,24 @@ mark=$(cksum < "$here/parts.sh")
 for tool in apt-get dpkg-deb gcc make bzip2; do
     command -v $tool >/dev/null || { echo "parts.sh: $tool is missing (test-e2e/setup.sh conformance)" >&2; exit 1; }
 done
-rm -rf made-by busybox nginx httpd work
-mkdir -p work/lists/partial work/debs
-trap 'status=$?; [ $status = 0 ] || tail -n 20 work/log >&2 2>/dev/null; exit $status' EXIT
+rm -rf made-by busybox nginx httpd scratch
+mkdir -p scratch/lists/partial scratch/debs
+trap 'status=$?; [ $status = 0 ] || tail -n 20 scratch/log >&2 2>/dev/null; exit $status' EXIT
 
 # The machine's own package sources, asked for source packages: both of apt's formats.
 sources() {
     for file in /etc/apt/sources.list.d/*.sources; do
         [ ! -f "$file" ] || sed -n 's/^Types:.*/Types: deb-src/; p; $a\\' "$file"
-    done > work/apt.sources
+    done > scratch/apt.sources
     cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null \
-        | sed -n 's/^deb /deb-src /p' > work/apt.list || true
-    mkdir -p work/sources.d
-    mv work/apt.sources work/sources.d/
+        | sed -n 's/^deb /deb-src /p' > scratch/apt.list || true
+    mkdir -p scratch/sources.d
+    mv scratch/apt.sources scratch/sources.d/
 }
 
 apt_sources() {
-    apt-get -q -o Dir::Etc::sourcelist="$PWD/work/apt.list" -o Dir::Etc::sourceparts="$PWD/work/sources.d" \
-        -o Dir::State::lists="$PWD/work/lists" -o APT::Sandbox::User=root "$@" >> work/log 2>&1
+    apt-get -q -o Dir::Etc::sourcelist="$PWD/scratch/apt.list" -o Dir::Etc::sourceparts="$PWD/scratch/sources.d" \
+        -o Dir::State::lists="$PWD/scratch/lists" -o APT::Sandbox::User=root "$@" >> scratch/log 2>&1
 }
 
 busybox() {
@@ -45,39 +45,39 @@ busybox() {
     sources
     # A third party's repository without sources is no reason to stop: what counts is busybox.
     apt_sources update || true
-    (cd work && mkdir -p source)
+    (cd scratch && mkdir -p source)
     apt_sources source --download-only busybox
-    mv busybox_* work/
-    tar -xf work/busybox_*.orig.tar.* -C work/source --strip-components=1
+    mv busybox_* scratch/
+    tar -xf scratch/busybox_*.orig.tar.* -C scratch/source --strip-components=1
     (
-        cd work/source
+        cd scratch/source
         make defconfig
         # tc does not compile with the headers of newer kernels.
         sed -i -e 's/.*CONFIG_STATIC[ =].*/CONFIG_STATIC=y/' -e 's/^CONFIG_TC=y/# CONFIG_TC is not set/' .config
         yes '' | make oldconfig
         make -j"$(nproc)" busybox
-    ) >> work/log 2>&1
-    mv work/source/busybox busybox
+    ) >> scratch/log 2>&1
+    mv scratch/source/busybox busybox
 }
 
-# tree NAME PROGRAM PACKAGE...: unpacks packages below work/NAME and gathers PROGRAM with its
+# tree NAME PROGRAM PACKAGE...: unpacks packages below scratch/NAME and gathers PROGRAM with its
 # libraries below NAME.
 tree() {
     name=$1 program=$2
     shift 2
     echo "parts.sh: unpacking $name from Debian's packages" >&2
-    mkdir -p "work/$name" "$name"
-    (cd work/debs && apt-get -q -o APT::Sandbox::User=root download "$@") >> work/log 2>&1
+    mkdir -p "scratch/$name" "$name"
+    (cd scratch/debs && apt-get -q -o APT::Sandbox::User=root download "$@") >> scratch/log 2>&1
     for package; do
-        dpkg-deb -x "$(echo work/debs/"${package}"_*.deb)" "work/$name"
+        dpkg-deb -x "$(echo scratch/debs/"${package}"_*.deb)" "scratch/$name"
     done
     triplet=$(basename "$(dirname "$(ldd /bin/sh | sed -n 's/.*=> \(.*\/libc\.so\.6\).*/\1/p')")")
-    install -D "work/$name$program" "$name$program"
-    LD_LIBRARY_PATH="$PWD/work/$name/usr/lib/$triplet" ldd "work/$name$program" \
+    install -D "scratch/$name$program" "$name$program"
+    LD_LIBRARY_PATH="$PWD/scratch/$name/usr/lib/$triplet" ldd "scratch/$name$program" \
         | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) (.*/\1/p' \
         | while read -r library; do
             case $library in
-                "$PWD/work/$name"/*) install -D "$library" "$name/${library#"$PWD/work/$name/"}" ;;
+                "$PWD/scratch/$name"/*) install -D "$library" "$name/${library#"$PWD/scratch/$name/"}" ;;
                 *) install -D "$library" "$name$library" ;;
             esac
         done
@@ -87,8 +87,8 @@ busybox
 tree nginx /usr/sbin/nginx nginx
 tree httpd /usr/sbin/apache2 apache2-bin libapr1 libaprutil1
 for module in mpm_event authz_core dir; do
-    install -D "work/httpd/usr/lib/apache2/modules/mod_$module.so" "httpd/usr/lib/apache2/modules/mod_$module.so"
+    install -D "scratch/httpd/usr/lib/apache2/modules/mod_$module.so" "httpd/usr/lib/apache2/modules/mod_$module.so"
 done
 mv httpd/usr/sbin/apache2 httpd/usr/sbin/httpd
-rm -rf work
+rm -rf scratch
 echo "$mark" > made-by

@@ -3,7 +3,9 @@
 
 use bytes::{Buf, BufMut};
 use hyper_util::rt::TokioIo;
-use k8s_cri::v1::{ContainerStatusRequest, CreateContainerRequest, CreateContainerResponse, Mount};
+use k8s_cri::v1::{
+    ContainerStatusRequest, CreateContainerRequest, CreateContainerResponse, LinuxContainerResources, Mount,
+};
 use prost::Message;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
@@ -112,6 +114,29 @@ fn fields(mut message: &[u8], number: u32) -> Vec<Vec<u8>> {
         }
     }
     found
+}
+
+/// UpdatePodSandboxResources, since Kubernetes 1.33.
+///
+/// # Errors
+/// What the runtime answers.
+///
+/// # Panics
+/// When nothing listens at the socket.
+pub async fn update_pod(
+    socket: &std::path::Path,
+    pod: &str,
+    overhead: Option<LinuxContainerResources>,
+    resources: Option<LinuxContainerResources>,
+) -> Result<(), Status> {
+    let mut bytes = Vec::new();
+    field(&mut bytes, 1, pod.as_bytes());
+    for (number, limits) in [(2, overhead), (3, resources)] {
+        if let Some(limits) = limits {
+            field(&mut bytes, number, &limits.encode_to_vec());
+        }
+    }
+    call(socket, "UpdatePodSandboxResources", bytes).await.map(drop)
 }
 
 /// Any call of the runtime service, its messages encoded.

@@ -213,28 +213,15 @@ async fn a_pod_is_counted_with_its_links_and_containers() {
         .collect();
     assert_eq!(inside, [id]);
 
-    let request = cri::ListPodSandboxStatsRequest::default();
-    let all = client
-        .runtime
-        .clone()
-        .list_pod_sandbox_stats(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .stats;
-    assert_eq!(all.len(), 2);
+    let listed = || async {
+        let request = cri::ListPodSandboxStatsRequest::default();
+        let all = client.runtime.clone().list_pod_sandbox_stats(request).await;
+        all.unwrap().into_inner().stats.len()
+    };
+    assert_eq!(listed().await, 2);
     // What is stopped is not listed, and has no numbers.
     client.stop_pod(&neighbour.id).await.unwrap();
-    let request = cri::ListPodSandboxStatsRequest::default();
-    let all = client
-        .runtime
-        .clone()
-        .list_pod_sandbox_stats(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .stats;
-    assert_eq!(all.len(), 1);
+    assert_eq!(listed().await, 1);
     server.close().await;
 }
 

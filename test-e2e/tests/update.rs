@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use k8s_cri::v1::{self as cri, LinuxContainerResources};
 use test_e2e::client::Client;
 use test_e2e::harness::Server;
+use test_e2e::newer::update_pod;
 use test_e2e::specs::Container;
 
 const MIB: i64 = 1 << 20;
@@ -184,6 +185,52 @@ async fn limits_of_a_container_that_does_not_run_wait_for_its_start() {
     assert_eq!(error.code(), tonic::Code::FailedPrecondition);
     let error = update(client, &"0".repeat(64), |_| {}).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::NotFound);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn what_a_pod_may_use_in_all_is_remembered() {
+    let mut server = Server::start().await;
+    let pod = server.run_pod("sized").await;
+    let limits = |memory: i64| {
+        Some(LinuxContainerResources {
+            memory_limit_in_bytes: memory,
+            cpu_quota: 50_000,
+            cpu_period: 100_000,
+            ..Default::default()
+        })
+    };
+    let socket = server.socket();
+    update_pod(&socket, &pod.id, limits(16 * MIB), limits(64 * MIB))
+        .await
+        .unwrap();
+    // Only what is given is changed.
+    update_pod(&socket, &pod.id, None, limits(96 * MIB))
+        .await
+        .unwrap();
+    let remembered = |info: &serde_json::Value| {
+        ["overhead", "resources"].map(|part| info["limits"][part]["memoryLimit"].as_i64())
+    };
+    let expected = [Some(16 * MIB), Some(96 * MIB)];
+    assert_eq!(remembered(&server.client.pod_info(&pod.id).await), expected);
+
+    let mut wrong = limits(MIB);
+    wrong.as_mut().unwrap().cpuset_cpus = "0-2147483647".to_owned();
+    let error = update_pod(&socket, &pod.id, None, wrong).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    assert!(error.message().contains("cpuset"), "{}", error.message());
+    let error = update_pod(&socket, &"0".repeat(64), None, limits(MIB))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), tonic::Code::NotFound);
+
+    server.kill9().await;
+    server.restart().await;
+    assert_eq!(remembered(&server.client.pod_info(&pod.id).await), expected);
+    server.client.stop_pod(&pod.id).await.unwrap();
+    let error = update_pod(&socket, &pod.id, None, limits(MIB)).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::FailedPrecondition);
+    assert_eq!(remembered(&server.client.pod_info(&pod.id).await), expected);
     server.close().await;
 }
 

@@ -5,14 +5,14 @@
 #   disk             systemd, unified cgroups, AppArmor, and what the tests ask of a host
 #
 # The machine boots, mounts the folder that it is given (9p, tag "share"), runs its `command`, leaves the exit code in
-# its `status`, and switches itself off. Made once; a change of this script makes it again.
+# its `status`, and switches itself off. Made once; a change of what it is made from makes it again.
 set -eu
 
 [ $# = 1 ] || { echo "usage: image.sh DIRECTORY" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 cd "$1"
-mark=$(cksum < "$here/image.sh")
+mark=$(cat "$here/image.sh" "$here/guest.sh" "$here/guest.service" | cksum)
 [ "$(cat made-by 2>/dev/null || true)" != "$mark" ] || exit 0
 suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 mirror=$(apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Created-By: Packages' \
