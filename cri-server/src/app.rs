@@ -104,7 +104,9 @@ impl App {
     /// The first part that cannot be opened, with the reason.
     pub async fn build(config: Config) -> Result<Arc<Self>> {
         let exits = config.state_dir.join("exits");
-        let cgroups = Cgroups::detect(&config.cgroup.root)?;
+        let cgroup = config.cgroup.clone();
+        let cgroups = tokio::task::spawn_blocking(move || Cgroups::detect(&cgroup));
+        let cgroups = cgroups.await.map_err(|_| Error::Crashed)??;
         let (streaming, listener) = Streaming::bind(&config.streaming).await?;
         let images = image::Store::open(images::store_config(&config)).await?;
         let data = config.data_dir.clone();

@@ -117,8 +117,12 @@ pub struct Cgroup {
 /// Who makes the cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CgroupDriver {
+    /// systemd where it has booted a host with cgroup v2 and answers, else the daemon itself.
+    Auto,
     /// The daemon itself, by mkdir.
     Cgroupfs,
+    /// systemd, as scopes in the slices that kubelet names.
+    Systemd,
 }
 
 /// The per-pod supervisor.
@@ -147,7 +151,7 @@ pub struct Network {
 pub struct Embedded {
     /// When not, a node without a conflist has no network and says so.
     pub enabled: bool,
-    /// The bridge's name: at most 15 bytes.
+    /// The bridge's name: at most 10 bytes.
     pub bridge: String,
     /// The pods' addresses, the first of which is the bridge's; from /8 to /29.
     pub subnet: Ipv4Net,

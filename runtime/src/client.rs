@@ -8,6 +8,8 @@
 //!   after a restart:  connect(<dir>/sock) ──────┴─ peer credentials: uid 0, pid of the supervisor
 //! ```
 
+mod placeholder;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -20,6 +22,8 @@ use rustix::net::{
     socket_with, sockopt::socket_peercred,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
+
+pub use placeholder::Placeholder;
 
 pub use crate::protocol::{Event, Frame, Kind, Reply, Request, Socket};
 
@@ -38,6 +42,12 @@ pub enum ClientError {
     Load {
         /// The binary.
         path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// A placeholder could not be started.
+    #[error("start placeholder: {source}")]
+    Placeholder {
         /// What the kernel answered.
         source: io::Error,
     },
@@ -135,6 +145,19 @@ impl SupervisorBinary {
         self.0.try_clone()
     }
 
+    /// Starts a process that does nothing: for a cgroup that must not be empty.
+    ///
+    /// # Errors
+    /// [`ClientError::Placeholder`]
+    pub fn hold_place(&self) -> Result<Placeholder, ClientError> {
+        Placeholder::start(self).map_err(|source| ClientError::Placeholder { source })
+    }
+
+    /// What to execute: the descriptor, which has no name anywhere else.
+    fn program(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+
     /// Starts a supervisor (`posix_spawn`: no copy of this process's memory) with a clean environment.
     ///
     /// # Errors
@@ -160,7 +183,7 @@ impl SupervisorBinary {
             spawn.exits.as_os_str(),
         ];
         arguments.extend(entrances.iter().map(|tasks| tasks.as_os_str()));
-        let program = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let program = self.program();
         let stdio = [listener.as_fd(), theirs.as_fd(), stderr.as_fd()];
         let pid = sys::spawn::spawn(program.as_ref(), &arguments, stdio).map_err(fail("spawn"))?;
         let (pidfd, start_time) = hold(pid).map_err(fail("hold"))?;

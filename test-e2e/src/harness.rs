@@ -81,6 +81,9 @@ impl Server {
             fs::write(&plugin, script).expect("writing a plugin");
             fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).expect("making it executable");
         }
+        if settings.systemd {
+            host.show_systemd();
+        }
         if let Some(prepare) = settings.prepare.take() {
             let directory = layout.directory.path().to_owned();
             host.enter(move || prepare(&directory)).await;

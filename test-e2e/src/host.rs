@@ -104,6 +104,18 @@ impl Host {
         self.tid
     }
 
+    /// Makes systemd's sockets reachable, which the host's own `/run` covers.
+    ///
+    /// # Panics
+    /// When that was done before.
+    pub fn show_systemd(&self) {
+        for name in ["dbus", "systemd"] {
+            let shown = self.path(Path::new("/run").join(name));
+            std::os::unix::fs::symlink(Path::new("/proc/1/root/run").join(name), shown)
+                .expect("a link in the host's own /run");
+        }
+    }
+
     /// A path as the host's mount namespace sees it, readable from outside.
     pub fn path(&self, absolute: impl AsRef<Path>) -> PathBuf {
         let below = absolute

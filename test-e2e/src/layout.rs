@@ -37,6 +37,8 @@ pub struct Settings {
     pub without_embedded: bool,
     /// Environment variables of the daemon.
     pub environment: Vec<(String, String)>,
+    /// Whether systemd makes the cgroups, for hosts that it runs.
+    pub systemd: bool,
     /// More TOML, appended to the configuration.
     pub config: String,
     /// Done on the host, with the server's directory, before the start: a mount below it, say.
@@ -92,13 +94,14 @@ impl Layout {
         let _ = write!(
             text,
             "socket = \"{socket}\"\nstate_dir = \"{state}\"\ndata_dir = \"{data}\"\n\n\
-             [cgroup]\nroot = \"/{cgroup}\"\n\n\
+             [cgroup]\ndriver = \"{driver}\"\nroot = \"/{cgroup}\"\n\n\
              [network]\nconf_dir = \"{conf}\"\nbin_dirs = [\"{plugins}\", \"/opt/cni/bin\", \"/usr/lib/cni\"]\n\n\
              [network.embedded]\nenabled = {embedded}\nbridge = \"{BRIDGE}\"\nsubnet = \"{subnet}\"\n\n\
              [registry]\ninsecure = [\"127.0.0.1:{REGISTRY_PORT}\", \"127.0.0.1:{DOCKER_REGISTRY_PORT}\"]\n\n{more}",
             socket = self.path("crisp.sock").display(),
             state = self.path("state").display(),
             data = self.path("data").display(),
+            driver = if settings.systemd { "systemd" } else { "cgroupfs" },
             cgroup = self.cgroup_root,
             conf = self.path("net.d").display(),
             plugins = self.path("plugins").display(),

@@ -1,18 +1,25 @@
 //! Where pods, containers and supervisors are in the cgroup tree, and the work on it off the async threads.
 //!
 //! ```text
-//!   <cgroup_parent>/<pod id>          the pod's own, found by agents under its id
-//!   <cgroup_parent>/<container id>    its containers
-//!   <root>/sup/<pod id>               its supervisor, out of reach of what kubelet kills
+//!                  cgroupfs                          systemd
+//!   a pod's own    <cgroup_parent>/<pod id>          <slice>/<pod id>     found by agents under its id; nobody is in it
+//!   a container's  <cgroup_parent>/<container id>    <slice>/crisp-<container id>.scope
+//!   a supervisor's <root>/sup/<pod id>               the same             out of reach of what kubelet kills
 //! ```
+//! A record holds the path, and the path says who has made it: one that ends in a scope is systemd's, whatever the
+//! driver is by now.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use oci_spec::runtime::LinuxResources;
-use runtime::cgroup::{Cgroup, CgroupError, Hierarchies, Layout};
+use runtime::cgroup::systemd::{Scope, Slice, Systemd};
+use runtime::cgroup::{Cgroup, Hierarchies, Layout};
+use runtime::client::Placeholder;
 
 use super::App;
-use crate::ids::PodId;
+use crate::config::{self, CgroupDriver};
+use crate::ids::{ContainerId, PodId};
 use crate::{Error, Result};
 
 /// The tree of this host, and our place in it.
@@ -20,18 +27,60 @@ use crate::{Error, Result};
 pub struct Cgroups {
     hierarchies: Arc<Hierarchies>,
     root: String,
+    driver: Driver,
+    systemd: Systemd,
+}
+
+/// Who makes containers' cgroups.
+#[derive(Clone, Debug)]
+enum Driver {
+    Cgroupfs,
+    Systemd {
+        /// First part of scopes' names.
+        prefix: String,
+        /// Of pods that name no parent.
+        slice: Slice,
+    },
 }
 
 impl Cgroups {
-    /// Finds the hierarchies. `root` is the parent of pods that name none.
+    /// Finds the hierarchies and, where it is wanted, systemd. Blocks for as long as systemd takes to answer.
     ///
     /// # Errors
-    /// [`CgroupError::Detect`] on a host without cgroups.
-    pub fn detect(root: &std::path::Path) -> std::result::Result<Self, CgroupError> {
-        let root = root.to_string_lossy().trim_end_matches('/').to_owned();
+    /// [`Error::Cgroup`] on a host without cgroups; the same when the configuration wants systemd
+    /// and it does not answer; [`Error::Invalid`] when it does on a host that has v1 hierarchies.
+    pub fn detect(config: &config::Cgroup) -> Result<Self> {
+        let hierarchies = Hierarchies::detect()?;
+        let systemd = Systemd::of_host();
+        let driver = match config.driver {
+            CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+            CgroupDriver::Auto if hierarchies.layout() != Layout::V2 || !Systemd::has_booted() => {
+                Driver::Cgroupfs
+            }
+            CgroupDriver::Auto => match systemd.version() {
+                Ok(_) => Driver::systemd(config)?,
+                Err(error) => {
+                    tracing::warn!(%error, "systemd runs this host but cannot be asked; cgroups are made without it");
+                    Driver::Cgroupfs
+                }
+            },
+            CgroupDriver::Systemd if hierarchies.layout() != Layout::V2 => {
+                return Err(Error::invalid(
+                    "cgroup.driver",
+                    "is systemd, which takes a host with cgroup v2 alone; boot with \
+                     systemd.unified_cgroup_hierarchy=1 or write \"cgroupfs\"",
+                ));
+            }
+            CgroupDriver::Systemd => {
+                systemd.version()?;
+                Driver::systemd(config)?
+            }
+        };
         Ok(Self {
-            hierarchies: Hierarchies::detect()?,
-            root,
+            hierarchies,
+            root: config.root.to_string_lossy().trim_end_matches('/').to_owned(),
+            driver,
+            systemd,
         })
     }
 
@@ -44,14 +93,71 @@ impl Cgroups {
         }
     }
 
-    /// The path of a pod or container below its pod's parent.
+    /// Whether systemd makes those of containers.
+    pub fn has_systemd(&self) -> bool {
+        matches!(self.driver, Driver::Systemd { .. })
+    }
+
+    /// The parent that kubelet asks for, as a path of the tree; empty for none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a parent that is no slice where systemd makes cgroups.
+    pub fn parent(&self, asked: &str) -> Result<String> {
+        match &self.driver {
+            Driver::Systemd { .. } if !asked.is_empty() => {
+                Slice::parse(asked).map(|slice| slice.path()).map_err(|error| {
+                    Error::invalid(
+                        "config.linux.cgroup_parent",
+                        format!(
+                            "{error}; write `cgroupDriver: systemd` in kubelet's configuration, or driver = \
+                             \"cgroupfs\" in crisp's"
+                        ),
+                    )
+                })
+            }
+            Driver::Systemd { .. } | Driver::Cgroupfs => Ok(asked.to_owned()),
+        }
+    }
+
+    /// The path of a pod's own cgroup below its parent.
     ///
     /// # Errors
     /// [`Error::Cgroup`] for a parent that is no plain path.
-    pub fn path(&self, parent: &str, id: &str) -> Result<String> {
-        let parent = if parent.is_empty() { &self.root } else { parent };
-        let cgroup = Cgroup::new(&self.hierarchies, parent, id)?;
+    pub fn of_pod(&self, parent: &str, pod: &PodId) -> Result<String> {
+        let default = match &self.driver {
+            Driver::Cgroupfs => self.root.clone(),
+            Driver::Systemd { slice, .. } => slice.path(),
+        };
+        let parent = if parent.is_empty() { &default } else { parent };
+        let cgroup = Cgroup::new(&self.hierarchies, parent, pod.as_str())?;
         Ok(format!("/{}", cgroup.path().display()))
+    }
+
+    /// The path of a container's cgroup, beside that of its pod.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] for a damaged record.
+    pub fn of_container(&self, pod: &str, container: &ContainerId) -> Result<String> {
+        let parent = pod.rsplit_once('/').map_or("", |(parent, _)| parent);
+        match (&self.driver, Slice::parse(parent)) {
+            (Driver::Systemd { prefix, .. }, Ok(slice)) => {
+                Ok(Scope::new(slice, prefix, container.as_str()).path())
+            }
+            // Also in a pod that is older than the driver.
+            _ => {
+                let cgroup = Cgroup::new(&self.hierarchies, parent, container.as_str())?;
+                Ok(format!("/{}", cgroup.path().display()))
+            }
+        }
+    }
+
+    /// A recorded path as an OCI specification has it.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] for a damaged record.
+    pub fn in_oci(&self, path: &str) -> Result<String> {
+        let scope = Scope::of(&self.open(path)?);
+        Ok(scope.map_or_else(|| path.to_owned(), |scope| scope.to_oci()))
     }
 
     /// The cgroup at a recorded path.
@@ -61,6 +167,18 @@ impl Cgroups {
     pub fn open(&self, path: &str) -> Result<Cgroup> {
         let (parent, id) = path.rsplit_once('/').unwrap_or(("", path));
         Ok(Cgroup::new(&self.hierarchies, parent, id)?)
+    }
+
+    /// systemd keeps a slice that it made for a scope.
+    fn stop_empty_slice(&self) -> Result<()> {
+        let Driver::Systemd { slice, .. } = &self.driver else {
+            return Ok(());
+        };
+        let cgroup = self.open(&slice.path())?;
+        if cgroup.exists() && cgroup.pids()?.is_empty() {
+            self.systemd.stop_slice(slice)?;
+        }
+        Ok(())
     }
 
     fn supervisor(&self, pod: &PodId) -> Result<Cgroup> {
@@ -75,30 +193,104 @@ impl Cgroups {
     }
 }
 
+impl Driver {
+    /// Of `/a/b` the default slice is `a-b.slice`, which is `/a.slice/a-b.slice`.
+    fn systemd(config: &config::Cgroup) -> Result<Self> {
+        let name = |path: &Path| {
+            let names: Vec<_> = path.iter().skip(1).map(|part| part.to_string_lossy()).collect();
+            format!("{}.slice", names.join("-"))
+        };
+        let root = config.root.to_string_lossy();
+        let slice = if root.ends_with(".slice") {
+            Slice::parse(&root)
+        } else {
+            Slice::parse(&name(&config.root))
+        };
+        Ok(Self::Systemd {
+            prefix: config.prefix.clone(),
+            slice: slice.map_err(|error| Error::invalid("cgroup.root", error.to_string()))?,
+        })
+    }
+}
+
+/// A container's cgroup that is ready to be entered. One that systemd keeps lasts only while a process is in it, so there
+/// is one of ours until this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    cgroup: Cgroup,
+    placeholder: Option<Placeholder>,
+}
+
+impl std::ops::Deref for Place {
+    type Target = Cgroup;
+
+    fn deref(&self) -> &Cgroup {
+        &self.cgroup
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(placeholder) = self.placeholder.take() {
+            // Its end is waited for.
+            tokio::task::spawn_blocking(move || drop(placeholder));
+        }
+    }
+}
+
 impl App {
-    /// Makes a cgroup with limits.
+    /// Makes a pod's own cgroup.
     ///
     /// # Errors
     /// [`Error::Cgroup`]; what was made is removed again.
-    pub async fn make_cgroup(&self, path: &str, limits: Option<LinuxResources>) -> Result<Cgroup> {
+    pub async fn make_pod_cgroup(&self, path: &str) -> Result<()> {
         let cgroup = self.cgroups.open(path)?;
+        blocking(move || Ok(cgroup.create(None)?)).await
+    }
+
+    /// Makes a container's cgroup with limits.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`]; what was made is removed again.
+    pub async fn make_cgroup(self: &Arc<Self>, path: &str, limits: Option<LinuxResources>) -> Result<Place> {
+        let cgroup = self.cgroups.open(path)?;
+        let app = self.clone();
         blocking(move || {
-            cgroup.create(limits.as_ref())?;
-            Ok(cgroup)
+            let placeholder = match Scope::of(&cgroup) {
+                Some(scope) => {
+                    let placeholder = app
+                        .supervisor_binary
+                        .hold_place()
+                        .map_err(crate::supervisor::Error::from)?;
+                    cgroup.create_scope(&app.cgroups.systemd, &scope, limits.as_ref(), placeholder.pid())?;
+                    Some(placeholder)
+                }
+                None => {
+                    cgroup.create(limits.as_ref())?;
+                    None
+                }
+            };
+            Ok(Place { cgroup, placeholder })
         })
         .await
     }
 
-    /// Changes the limits of a cgroup: all, or none.
+    /// Changes the limits of a container's cgroup: all, or none.
     ///
     /// # Errors
     /// [`Error::Cgroup`] naming the limit that cannot be.
     pub async fn update_cgroup(&self, path: &str, limits: LinuxResources) -> Result<()> {
         let cgroup = self.cgroups.open(path)?;
-        blocking(move || Ok(cgroup.update(&limits)?)).await
+        let systemd = self.cgroups.systemd.clone();
+        blocking(move || match Scope::of(&cgroup) {
+            Some(scope) => Ok(cgroup.update_scope(&systemd, &scope, &limits)?),
+            None => Ok(cgroup.update(&limits)?),
+        })
+        .await
     }
 
-    /// Removes a cgroup; one that does not exist is removed already.
+    /// Removes a cgroup; one that does not exist is removed already. systemd forgets a scope when its last process is
+    /// gone.
     ///
     /// # Errors
     /// [`Error::Cgroup`] when processes stay in it.
@@ -147,10 +339,11 @@ impl App {
         let Ok(supervisors) = self.cgroups.own() else {
             return;
         };
-        let root = self.cgroups.open(&self.cgroups.root);
+        let cgroups = self.cgroups.clone();
         let removed = blocking(move || {
             supervisors.remove()?;
-            Ok(root?.remove()?)
+            cgroups.open(&cgroups.root)?.remove()?;
+            cgroups.stop_empty_slice()
         });
         if let Err(error) = removed.await {
             tracing::warn!(%error, "a cgroup of ours stays");

@@ -1,27 +1,25 @@
 //! From what was written to what can be used: every value is checked here, and nowhere later.
 
+mod network;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use image::{LayerFormat, LayerFormatChoice, Verifier};
-use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::error::ConfigError;
 use super::raw::{self, Raw};
 use super::source::Places;
 use super::{
-    Cgroup, CgroupDriver, Config, Embedded, Handler, Image, Limits, Log, LogFormat, Metrics, Network,
-    Registry, SeccompWhenUnset, Security, Streaming, Supervisor, TlsFiles, duration,
+    Cgroup, CgroupDriver, Config, Handler, Image, Limits, Log, LogFormat, Metrics, Registry,
+    SeccompWhenUnset, Security, Streaming, Supervisor, TlsFiles, duration,
 };
 
 /// `sun_path` holds 108 bytes with its final NUL (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
-/// IFNAMSIZ with its final NUL (netdevice(7)).
-const LINK_NAME_MAX: usize = 15;
 /// Kubelet and cAdvisor recognise these endings and then behave as if that runtime answered.
 const SOCKETS_OF_OTHERS: &[&str] = &[
     "containerd.sock",
@@ -165,16 +163,13 @@ impl At<'_> {
 
     fn cgroup(&self, cgroup: &raw::Cgroup) -> Result<Cgroup> {
         let driver = match cgroup.driver.as_str() {
-            "auto" | "cgroupfs" => CgroupDriver::Cgroupfs,
-            "systemd" => {
-                let problem = "the systemd driver is not there yet; write \"cgroupfs\" here and \
-                               `cgroupDriver: cgroupfs` in kubelet's configuration";
-                return Err(self.wrong("cgroup.driver", problem));
-            }
+            "auto" => CgroupDriver::Auto,
+            "cgroupfs" => CgroupDriver::Cgroupfs,
+            "systemd" => CgroupDriver::Systemd,
             other => {
                 return Err(self.wrong(
                     "cgroup.driver",
-                    format!("{other:?} must be \"auto\" or \"cgroupfs\""),
+                    format!("{other:?} must be \"auto\", \"cgroupfs\" or \"systemd\""),
                 ));
             }
         };
@@ -207,98 +202,6 @@ impl At<'_> {
             .chain(in_path)
             .find(|candidate| candidate.is_file());
         Ok(found.or(own).unwrap_or_else(|| Path::new("/usr/bin").join(text)))
-    }
-
-    fn network(&self, network: &raw::Network) -> Result<Network> {
-        if network.bin_dirs.is_empty() {
-            return Err(self.wrong("network.bin_dirs", "needs at least one directory"));
-        }
-        Ok(Network {
-            conf_dir: self.path("network.conf_dir", &network.conf_dir)?,
-            bin_dirs: self.paths("network.bin_dirs", &network.bin_dirs)?,
-            chain_timeout: self.duration(
-                "network.chain_timeout",
-                &network.chain_timeout,
-                seconds(1, 3600),
-            )?,
-            embedded: self.embedded(&network.embedded)?,
-        })
-    }
-
-    fn embedded(&self, embedded: &raw::Embedded) -> Result<Embedded> {
-        let bridge = embedded.bridge.clone();
-        let usable = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
-        if bridge.is_empty() || bridge.len() > LINK_NAME_MAX || bridge == "." || !bridge.bytes().all(usable) {
-            let problem = format!("{bridge:?} must be 1 to {LINK_NAME_MAX} letters, digits, `-`, `_` or `.`");
-            return Err(self.wrong("network.embedded.bridge", problem));
-        }
-        let subnet6 = match embedded.subnet6.as_str() {
-            "" => None,
-            text => Some(self.subnet6(text)?),
-        };
-        let mtu = match embedded.mtu {
-            0 => None,
-            // The smallest that IPv6 works with (RFC 8200, section 5); the largest is that of the loopback link.
-            mtu @ 1280..=65_536 => Some(mtu),
-            mtu => {
-                return Err(self.wrong(
-                    "network.embedded.mtu",
-                    format!("{mtu} must be 0 or from 1280 to 65536"),
-                ));
-            }
-        };
-        let subnet = self.subnet(&embedded.subnet)?;
-        Ok(Embedded {
-            enabled: embedded.enabled,
-            bridge,
-            subnet,
-            subnet6,
-            mtu,
-        })
-    }
-
-    fn subnet(&self, text: &str) -> Result<Ipv4Net> {
-        const KEY: &str = "network.embedded.subnet";
-        let net: Ipv4Net = text
-            .parse()
-            .map_err(|_| self.wrong(KEY, format!("{text:?} is no IPv4 subnet: write 10.85.0.0/16")))?;
-        if !(8..=29).contains(&net.prefix_len()) {
-            return Err(self.wrong(KEY, format!("{text:?} must be from /8 to /29")));
-        }
-        if net.trunc() != net {
-            return Err(self.wrong(
-                KEY,
-                format!("{text:?} has bits beyond its prefix: write {}", net.trunc()),
-            ));
-        }
-        self.unicast(KEY, text, net.addr().into()).map(|()| net)
-    }
-
-    fn subnet6(&self, text: &str) -> Result<Ipv6Net> {
-        const KEY: &str = "network.embedded.subnet6";
-        let net: Ipv6Net = text
-            .parse()
-            .map_err(|_| self.wrong(KEY, format!("{text:?} is no IPv6 subnet: write fd00:85::/64")))?;
-        if !(48..=120).contains(&net.prefix_len()) {
-            return Err(self.wrong(KEY, format!("{text:?} must be from /48 to /120")));
-        }
-        if net.trunc() != net {
-            return Err(self.wrong(
-                KEY,
-                format!("{text:?} has bits beyond its prefix: write {}", net.trunc()),
-            ));
-        }
-        self.unicast(KEY, text, net.addr().into()).map(|()| net)
-    }
-
-    fn unicast(&self, key: &str, text: &str, address: IpAddr) -> Result<()> {
-        if address.is_loopback() || address.is_multicast() || address.is_unspecified() {
-            return Err(self.wrong(
-                key,
-                format!("{text:?} holds no addresses for pods: use a private subnet"),
-            ));
-        }
-        Ok(())
     }
 
     fn registry(&self, registry: &raw::Registry) -> Result<Registry> {

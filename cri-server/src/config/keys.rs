@@ -23,9 +23,12 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ("log.format", "\"text\", or \"json\" with one object a line."),
     (
         "cgroup.driver",
-        "\"cgroupfs\", or \"auto\" to let crisp choose; kubelet asks and follows.",
+        "\"cgroupfs\", \"systemd\" (cgroup v2), or \"auto\" to let crisp choose; kubelet asks and follows.",
     ),
-    ("cgroup.root", "Parent cgroup of pods that name none."),
+    (
+        "cgroup.root",
+        "Parent cgroup of pods that name none; of \"/crisp\" systemd makes crisp.slice.",
+    ),
     (
         "cgroup.prefix",
         "First part of the names of containers' systemd scopes.",
@@ -52,7 +55,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "network.embedded.bridge",
-        "Name of that bridge, at most 15 bytes.",
+        "Name of that bridge, at most 10 bytes.",
     ),
     (
         "network.embedded.subnet",

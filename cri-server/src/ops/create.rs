@@ -87,7 +87,7 @@ async fn make(
     let declared = ops::volumes::declared(app, &id, defaults, &config)?;
     let databases = app.user_databases(&image).await?;
     let files = PodFiles::new(&app.config.state_dir, pod.id());
-    let cgroup = app.cgroups.path(&pod.record.config.cgroup_parent, id.as_str())?;
+    let cgroup = app.cgroups.of_container(&pod.record.cgroup, &id)?;
     let confined = app.confinement.of(&config.security, &pod.record).await?;
     let ingredients = Ingredients {
         id: &id,
@@ -96,7 +96,7 @@ async fn make(
         image: defaults,
         databases: &databases,
         files: &files,
-        cgroup: &cgroup,
+        cgroup: &app.cgroups.in_oci(&cgroup)?,
         limits: &app.config.limits,
         held: app.confinement.held(),
         confined: &confined,

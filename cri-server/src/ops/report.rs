@@ -52,6 +52,11 @@ fn snapshot_warning(mode: image::SnapshotMode) -> Option<report::Warning> {
 }
 
 fn daemon(app: &App) -> report::Daemon {
+    let driver = if app.cgroups.has_systemd() {
+        "systemd"
+    } else {
+        "cgroupfs"
+    };
     report::Daemon {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -59,7 +64,7 @@ fn daemon(app: &App) -> report::Daemon {
         socket: app.config.socket.clone(),
         state_dir: app.config.state_dir.clone(),
         data_dir: app.config.data_dir.clone(),
-        cgroup: format!("cgroupfs on {}", app.cgroups.mode()),
+        cgroup: format!("{driver} on {}", app.cgroups.mode()),
         snapshots: ops::inspect::snapshotter(app),
         images: app.images.list().len(),
     }

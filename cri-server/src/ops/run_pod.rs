@@ -25,7 +25,8 @@ pub async fn run(app: &Arc<App>, request: v1::RunPodSandboxRequest) -> Result<Po
     let wire = request
         .config
         .ok_or_else(|| Error::invalid("config", "is missing"))?;
-    let config = convert::pod::config(&wire, &request.runtime_handler)?;
+    let mut config = convert::pod::config(&wire, &request.runtime_handler)?;
+    config.cgroup_parent = app.cgroups.parent(&config.cgroup_parent)?;
     if !ops::status::is_handler(app, &config.handler) {
         return Err(Error::invalid(
             "runtime_handler",
@@ -68,7 +69,7 @@ async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
     let progress = app.operations.enter("RunPodSandbox", config.name.to_string());
     let id = PodId::generate().map_err(Error::io("read", "/dev/urandom"))?;
     let record = PodRecord {
-        cgroup: app.cgroups.path(&config.cgroup_parent, id.as_str())?,
+        cgroup: app.cgroups.of_pod(&config.cgroup_parent, &id)?,
         created_at: time::now(),
         boot_id: app.boot_id.clone(),
         id: id.clone(),
@@ -138,11 +139,11 @@ async fn make(app: &Arc<App>, record: &PodRecord, progress: &Progress, undo: &mu
     // Side by side; and all to their ends, so that nothing is made after a failure was undone.
     let label = app.confinement.shared_label(record);
     let (made, written, cgroup) = tokio::join!(
-        app.make_cgroup(&record.cgroup, None),
+        app.make_pod_cgroup(&record.cgroup),
         app.host.make_files(&files, record, label),
         app.make_supervisor_cgroup(id),
     );
-    made.map(drop).and(written)?;
+    made.and(written)?;
     let cgroup = cgroup?;
 
     progress.stage("supervisor");

@@ -24,10 +24,16 @@ pub fn version() -> v1::VersionResponse {
 }
 
 /// RuntimeConfig.
-pub fn runtime_config(_app: &Arc<App>) -> v1::RuntimeConfigResponse {
-    let cgroup_driver = v1::CgroupDriver::Cgroupfs as i32;
+pub fn runtime_config(app: &Arc<App>) -> v1::RuntimeConfigResponse {
+    let cgroup_driver = if app.cgroups.has_systemd() {
+        v1::CgroupDriver::Systemd
+    } else {
+        v1::CgroupDriver::Cgroupfs
+    };
     v1::RuntimeConfigResponse {
-        linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver }),
+        linux: Some(v1::LinuxRuntimeConfiguration {
+            cgroup_driver: cgroup_driver.into(),
+        }),
     }
 }
 

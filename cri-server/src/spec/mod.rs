@@ -77,7 +77,7 @@ pub struct Ingredients<'a> {
     pub databases: &'a identity::Databases,
     /// Where the pod's own files are.
     pub files: &'a PodFiles,
-    /// The container's cgroup.
+    /// The container's cgroup, as an OCI specification names it.
     pub cgroup: &'a str,
     /// What the configuration sets for every container.
     pub limits: &'a Limits,

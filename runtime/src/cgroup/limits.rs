@@ -35,7 +35,10 @@ impl Setting {
         self.mount.join(cgroup).join(&self.file)
     }
 
-    #[cfg(test)]
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
     pub(super) fn value(&self) -> &str {
         &self.value
     }

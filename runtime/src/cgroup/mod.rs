@@ -7,17 +7,18 @@
 //!   v2  /sys/fs/cgroup[/unified] ─►      …/<parent>/<id>   born into by CLONE_INTO_CGROUP, killed by cgroup.kill
 //! ```
 //! One layer serves v1, hybrid and v2 hosts: a cgroup is directories, a limit is one write to one file in one of
-//! them, and `limits` knows which. This is the `cgroupfs` driver: the path is the one asked for. Everything here
-//! blocks (removal up to two seconds) and is called from threads made for that.
+//! them, and `limits` knows which. This is the `cgroupfs` driver: the path is the one asked for; [`systemd`] has
+//! another make the directory, and shares the rest. Everything here blocks (removal up to two seconds) and is called from
+//! threads made for that.
 //!
 //! Invariants: a path is checked component by component and never leaves its hierarchy; what a failed creation made
-//! is removed; creation and removal can be repeated. What a cgroup has used is read in [`usage`]. Not here: the systemd
-//! driver.
+//! is removed; creation and removal can be repeated. What a cgroup has used is read in [`usage`].
 
 mod devices;
 mod hierarchy;
 mod kill;
 mod limits;
+pub mod systemd;
 mod tree;
 mod update;
 pub mod usage;
@@ -108,6 +109,16 @@ pub enum CgroupError {
         path: PathBuf,
         /// The kernel's answer.
         source: io::Error,
+    },
+    /// systemd did not do it.
+    #[error("systemd: {operation}: {source}")]
+    Systemd {
+        /// What it was asked.
+        operation: &'static str,
+        /// The unit; not part of the text, which is the same for every container.
+        unit: String,
+        /// Why not.
+        source: systemd::BusError,
     },
     /// Processes kept appearing.
     #[error("kill cgroup {path:?}: processes keep appearing")]
@@ -235,7 +246,7 @@ impl Cgroup {
         let mut made = tree::Made::default();
         let outcome = self
             .members()
-            .try_for_each(|hierarchy| tree::create(hierarchy, &self.path, &mut made))
+            .try_for_each(|hierarchy| tree::create(hierarchy, &self.path, &settings, &mut made))
             .and_then(|()| self.write(&settings))
             .and_then(|()| self.guard_devices(resources));
         if outcome.is_err() {

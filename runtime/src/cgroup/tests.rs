@@ -75,6 +75,22 @@ fn a_v2_host_gets_one_write_per_file() {
 }
 
 #[test]
+fn a_controller_that_only_a_limit_names_is_passed_on_for_it() {
+    let (temp, hierarchies) = made_up();
+    let cgroup = Cgroup::new(&hierarchies, "/pods", "id").unwrap();
+    let misc = temp.path().join("pods/id/misc.max");
+    fs::write(&misc, "").unwrap();
+    // Each write to these plain files replaces the beginning of the one before: the last one shows.
+    let last = || fs::read_to_string(temp.path().join("pods/cgroup.subtree_control")).unwrap();
+    cgroup.create(None).unwrap();
+    assert!(last().starts_with("+pids"), "{}", last());
+    let limits = json!({"unified": {"misc.max": "res_a 1"}});
+    cgroup.create(Some(&resources(limits))).unwrap();
+    assert!(last().starts_with("+misc"), "{}", last());
+    assert_eq!(fs::read_to_string(misc).unwrap(), "res_a 1");
+}
+
+#[test]
 fn a_failed_creation_leaves_nothing() {
     let (temp, hierarchies) = made_up();
     let cgroup = Cgroup::new(&hierarchies, "/pods/deeper", "other").unwrap();

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::hierarchy::Hierarchy;
+use super::limits::Setting;
 use super::{CgroupError, try_write, write_file};
 
 /// How long a removal waits for processes on their way out.
@@ -29,8 +30,14 @@ impl Made {
     }
 }
 
-/// Makes the cgroup at `path` in a hierarchy, with all its parents.
-pub(super) fn create(hierarchy: &Hierarchy, path: &Path, made: &mut Made) -> Result<(), CgroupError> {
+/// Makes the cgroup at `path` in a hierarchy, with all its parents. On v2 it has the usual controllers and those that
+/// `settings` write to (`misc.max`, say).
+pub(super) fn create(
+    hierarchy: &Hierarchy,
+    path: &Path,
+    settings: &[Setting],
+    made: &mut Made,
+) -> Result<(), CgroupError> {
     let leaf = hierarchy.mount.join(path);
     let needs_parents = match make(&leaf, made) {
         Ok(created) => !created && !leaf.is_dir(),
@@ -58,7 +65,7 @@ pub(super) fn create(hierarchy: &Hierarchy, path: &Path, made: &mut Made) -> Res
         inherit_cpuset(&leaf)?;
     }
     if hierarchy.is_v2() {
-        enable_controllers(hierarchy, path);
+        enable_controllers(hierarchy, path, settings);
     }
     Ok(())
 }
@@ -88,10 +95,15 @@ fn inherit_cpuset(path: &Path) -> Result<(), CgroupError> {
 
 /// In v2 a controller works in a cgroup if all its ancestors pass it on. One that cannot be passed on is missed by
 /// the limit that needs it, which then fails with the name of its file.
-fn enable_controllers(hierarchy: &Hierarchy, path: &Path) {
+fn enable_controllers(hierarchy: &Hierarchy, path: &Path, settings: &[Setting]) {
     let available = read(&hierarchy.mount.join("cgroup.controllers")).unwrap_or_default();
+    let written = settings
+        .iter()
+        .filter_map(|setting| setting.file().split('.').next());
+    let further = written.filter(|name| !V2_CONTROLLERS.contains(name));
     let wanted: Vec<&str> = V2_CONTROLLERS
         .into_iter()
+        .chain(further)
         .filter(|name| available.split(' ').any(|other| other == *name))
         .collect();
     let mut current = hierarchy.mount.clone();

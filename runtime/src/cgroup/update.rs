@@ -36,10 +36,19 @@ impl Cgroup {
     /// [`CgroupError`] of the first limit that was refused. A memory limit below what is in use is refused: by the
     /// kernel on v1 (`EBUSY`), by us on v2, where the kernel would kill processes until it fits.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
+        self.update_if(resources, || Ok(()))
+    }
+
+    /// As [`update`](Self::update), and the old limits stay as well if `then` fails, which is done last.
+    pub(super) fn update_if(
+        &self,
+        resources: &LinuxResources,
+        then: impl FnOnce() -> Result<(), CgroupError>,
+    ) -> Result<(), CgroupError> {
         let all = settings(&self.hierarchies, resources)?;
         self.refuse_to_kill(resources)?;
         let mut written = Written::default();
-        let outcome = self.write_all(&all, &mut written);
+        let outcome = self.write_all(&all, &mut written).and_then(|()| then());
         if outcome.is_err() {
             written.undo();
         }

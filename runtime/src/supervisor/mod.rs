@@ -47,4 +47,5 @@ mod stdio;
 mod table;
 mod token;
 
+pub(crate) use start::HOLD;
 pub use start::main;

@@ -34,6 +34,9 @@ pub(super) enum StartError {
     System { step: &'static str, source: io::Error },
 }
 
+/// Asks for a process that only waits; see `client::Placeholder`.
+pub(crate) const HOLD: &str = "--hold";
+
 /// What the command line says.
 enum Arguments {
     /// A new supervisor, started by `client::SupervisorBinary::spawn`.
@@ -44,6 +47,8 @@ enum Arguments {
     },
     /// The continuation of an older image of this process; its state waits on descriptor 0.
     Resumed,
+    /// To be in a cgroup until descriptor 0 ends.
+    Hold,
     /// Somebody compares the two programs of a node.
     Version,
 }
@@ -53,6 +58,10 @@ pub fn main() -> ExitCode {
     let supervisor = Arguments::parse(std::env::args_os().skip(1)).and_then(|arguments| match arguments {
         Arguments::Version => {
             println!("crisp-pod {}", env!("CARGO_PKG_VERSION"));
+            std::process::exit(0)
+        }
+        Arguments::Hold => {
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
             std::process::exit(0)
         }
         Arguments::Fresh { pod, exits, cgroups } => fresh(pod, &exits, &cgroups),
@@ -79,6 +88,9 @@ impl Arguments {
         let first = first.to_str().ok_or(StartError::Usage)?;
         if first == "--version" {
             return Ok(Arguments::Version);
+        }
+        if first == HOLD {
+            return Ok(Arguments::Hold);
         }
         if first == reexec::RESUME {
             return Ok(Arguments::Resumed);

@@ -2,7 +2,7 @@
 //!
 //! Environment: `RUNS` (how often in a row, against the same daemon; 1), `PROCS` (how many cases at once; 1), `FOCUS`
 //! (a regular expression of names), `FLAGS` (more flags for the cases, as `-websocket-exec`), `CASES` (another build
-//! of the cases). With `--build` it stops when all that is needed has been built. The daemon's log and ginkgo's report of the last run stay beside this program.
+//! of the cases), `SYSTEMD` (if not empty, systemd makes the cgroups). With `--build` it stops when all that is needed has been built. The daemon's log and ginkgo's report of the last run stay beside this program.
 
 use std::env;
 use std::fmt::Write as _;
@@ -76,6 +76,7 @@ fn settings() -> Settings {
         prepare: Some(Box::new(|_| {
             unshare(CloneFlags::CLONE_NEWIPC).expect("an IPC namespace of the host's own");
         })),
+        systemd: env::var("SYSTEMD").is_ok_and(|wanted| !wanted.is_empty()),
         ..Settings::default()
     }
 }

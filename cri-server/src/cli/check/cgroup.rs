@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use runtime::cgroup::systemd::Systemd;
+
 use super::{Finding, Host};
 
 const AREA: &str = "cgroups";
@@ -64,6 +66,21 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// Whether systemd can be asked to make cgroups, where it runs the host. `None` where it does not.
+pub(super) fn service_manager() -> Option<Finding> {
+    const WHAT: &str = "systemd";
+    Systemd::has_booted().then(|| match Systemd::of_host().version() {
+        Ok(version) => Finding::has(AREA, WHAT, version),
+        Err(error) => Finding::lacks(
+            AREA,
+            WHAT,
+            error.to_string(),
+            "the daemon makes cgroups by itself, and kubelet's `cgroupDriver: systemd` has no counterpart",
+            "start the system bus (dbus.service), and show crisp /run/dbus and /run/systemd",
+        ),
+    })
 }
 
 fn mode(hierarchies: &Hierarchies) -> Finding {

@@ -152,6 +152,7 @@ fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = kernel::findings(&host);
     findings.extend(probe::findings());
     findings.extend(cgroup::findings(&host));
+    findings.extend(cgroup::service_manager());
     findings.extend(privilege::findings(&host));
     findings.extend(network::findings(&host, &config.network));
     findings.push(probe::netfilter());

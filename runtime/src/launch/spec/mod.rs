@@ -19,6 +19,7 @@ use super::plan::{CgroupEntry, ExecPlan, LaunchPlan, LayerPlan, PidMode, RootPla
 use super::pod::{IpcMode, NetworkMode};
 use super::values::{ContainerPath, HostPath, ProcessString, Reason};
 use crate::cgroup::Cgroup;
+use crate::cgroup::systemd::Scope;
 
 pub use context::{ExactStrings, ExecContext, HookContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
 pub(crate) use mounts::PROC_OVERLAYS;
@@ -197,7 +198,9 @@ fn check_cgroups_path(linux: &Linux, cgroup: &Cgroup) -> Result<(), PlanError> {
         return Ok(());
     };
     let relative = path.strip_prefix("/").unwrap_or(path);
-    if relative != cgroup.path() {
+    // A scope goes by the name that the tools around a runtime know, `<slice>:<prefix>:<id>`.
+    let named = path.to_str().and_then(Scope::from_oci);
+    if relative != cgroup.path() && (named.is_none() || named != Scope::of(cgroup)) {
         return Err(PlanError::Contradiction {
             field: "linux.cgroupsPath".into(),
             with: "the container's cgroup",
