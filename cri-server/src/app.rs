@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cni::Network;
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Process, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::client::SupervisorBinary;
 use runtime::exit::ExitDirectory;
@@ -24,6 +24,7 @@ use crate::inflight::{Inflight, Operations};
 use crate::ops::events::Events;
 use crate::pod::{NamespaceMode, Pod, PodName};
 use crate::registry::Registry;
+use crate::spare::Spares;
 use crate::store::Store;
 use crate::streaming::Streaming;
 use crate::{Error, Result};
@@ -87,6 +88,8 @@ pub struct App {
     pub supervisor_binary: SupervisorBinary,
     /// Exec, attach and port-forward sessions.
     pub streaming: Streaming,
+    /// A sandbox begun in advance.
+    pub spares: Spares,
     /// Mutating operations, for joining.
     pub inflight: Verbs,
     /// Operations, for looking at.
@@ -127,6 +130,7 @@ impl App {
             supervisor_binary: SupervisorBinary::load(&config.supervisor.path)
                 .map_err(crate::supervisor::Error::from)?,
             streaming,
+            spares: Spares::default(),
             inflight: Verbs::default(),
             operations: Operations::default(),
             calls: Arc::default(),
@@ -143,11 +147,17 @@ impl App {
         self.config.state_dir.join("exits")
     }
 
-    /// The launch plan of a container.
+    /// The launch plan of a container, whose specification is `spec`.
     ///
     /// # Errors
     /// [`Error::Plan`] naming the field that cannot be carried out.
-    pub fn launch_plan(&self, pod: &Pod, record: &ContainerRecord, cgroup: &Cgroup) -> Result<LaunchPlan> {
+    pub fn launch_plan(
+        &self,
+        pod: &Pod,
+        record: &ContainerRecord,
+        spec: &Spec,
+        cgroup: &Cgroup,
+    ) -> Result<LaunchPlan> {
         let context = LaunchContext {
             rootfs: self.rootfs(&record.id)?,
             cgroup,
@@ -159,7 +169,7 @@ impl App {
             images: self.image_volumes(record)?,
             hooks: Some(crate::hooks::context(&self.config.state_dir, &record.id)),
         };
-        Ok(LaunchPlan::from_spec(&record.spec()?, &context)?.filtered(filter(record)))
+        Ok(LaunchPlan::from_spec(spec, &context)?.filtered(filter(record)))
     }
 
     /// The plan of an exec, sealed.
@@ -187,6 +197,7 @@ impl App {
 
     /// Leaves nothing behind that serves no pod.
     pub async fn close(&self) {
+        Spares::close(self).await;
         if let Err(error) = self.network.shutdown().await {
             tracing::warn!(%error, "the embedded network stays");
         }

@@ -8,6 +8,7 @@
 //! Only containers whose specification has hooks get one. A hook sees a clean environment, the bundle as its working
 //! directory, the OCI state on its stdin, and has a time limit.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -93,22 +94,31 @@ pub enum Moment {
     Stopped,
 }
 
+/// What hooks are told of a specification, and which there are.
+#[derive(serde::Deserialize)]
+struct Hooked {
+    #[serde(rename = "ociVersion")]
+    version: String,
+    annotations: Option<HashMap<String, String>>,
+    hooks: Option<Hooks>,
+}
+
 /// Runs the hooks of a moment. What goes wrong is logged: the container has started, or ended, all the same (OCI runtime
 /// spec, "Lifecycle").
 pub async fn run(state_dir: &Path, record: &ContainerRecord, moment: Moment) {
-    let Ok(spec) = record.spec() else { return };
-    let Some(hooks) = spec.hooks() else { return };
+    let Ok(spec) = record.part::<Hooked>() else { return };
+    let Some(hooks) = &spec.hooks else { return };
     let (list, status, pid) = match moment {
         Moment::Started { pid } => (hooks.poststart(), "running", Some(pid)),
         Moment::Stopped => (hooks.poststop(), "stopped", None),
     };
     let bundle = context(state_dir, &record.id).bundle;
     let mut state = json!({
-        "ociVersion": spec.version(),
+        "ociVersion": spec.version,
         "id": record.id.as_str(),
         "status": status,
         "bundle": bundle,
-        "annotations": spec.annotations(),
+        "annotations": spec.annotations,
     });
     if let Some(pid) = pid {
         state["pid"] = pid.into();

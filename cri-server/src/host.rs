@@ -30,7 +30,16 @@ const SHM: &str = "mode=1777,size=65536k";
 pub struct Host;
 
 impl Host {
-    /// Makes a pod's directory, files and shared memory, which has the SELinux label `label`.
+    /// Makes a pod's directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the path.
+    pub async fn make_directory(&self, files: &PodFiles) -> Result<()> {
+        let path = files.directory.clone();
+        blocking(move || make_directory(&path, 0o700)).await
+    }
+
+    /// Makes a pod's directory unless it is there, files and shared memory, which has the SELinux label `label`.
     ///
     /// # Errors
     /// [`Error::Io`] naming the path.

@@ -15,7 +15,7 @@
 //! - Wire types stop at [`convert`]; gRPC codes are chosen in [`status`] alone.
 //! - A mutating call runs as a task of its own ([`inflight`]): callers may leave, repeat and join.
 //! - An intent is recorded before what it announces is made; an end is recorded before it is told.
-//! - No lock is held across an await, but the turn of one container.
+//! - No lock is held across an await, but the turn of one container and the making of a [`spare`].
 //!
 //! It does not create namespaces, read tars or speak netlink: `runtime`, `image` and `cni` do.
 //! Read next: [`ops`], then [`recover`].
@@ -42,6 +42,7 @@ pub mod registry;
 pub mod report;
 pub mod serve;
 pub mod service;
+pub mod spare;
 pub mod spec;
 pub mod stats;
 pub mod status;

@@ -31,7 +31,7 @@ pub async fn open_log(pod_directory: String, log_path: String) -> Result<OwnedFd
 ///
 /// # Errors
 /// As [`open_log`].
-pub async fn open(record: ContainerRecord) -> Result<OwnedFd> {
+pub async fn open(record: &ContainerRecord) -> Result<OwnedFd> {
     let below = &record.config.log_path;
     let directory = record
         .log_path

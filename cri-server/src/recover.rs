@@ -22,7 +22,7 @@ use crate::pod::{Pod, PodPhase, PodState};
 use crate::spec::PodFiles;
 use crate::store::{Stored, StoredContainer, StoredPod};
 use crate::supervisor::{Notices, Supervisor};
-use crate::{Result, ops, time};
+use crate::{Result, ops, spare, time};
 
 /// How long a supervisor may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -42,6 +42,14 @@ pub async fn recover(app: &Arc<App>) -> Result<()> {
             id,
             "record cannot be read and is left alone; was it written by another version?"
         );
+    }
+    let known = pods
+        .iter()
+        .map(|pod| pod.record.id.to_string())
+        .chain(unreadable.iter().cloned())
+        .collect();
+    if let Err(error) = spare::collect(app, &known).await {
+        tracing::warn!(%error, "could not collect what was begun of sandboxes");
     }
     let owners = containers
         .iter()

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cri_api::admin::admin_server::AdminServer;
 use cri_api::v1::image_service_server::ImageServiceServer;
@@ -28,6 +28,8 @@ use crate::{Error, Result, telemetry};
 
 /// How long calls under way may take to end after SIGTERM; what they do is taken up by the next start.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a child of a daemon that was killed may take to execute its program.
+const LAST_CHILD: Duration = Duration::from_millis(500);
 /// How long to wait before accepting again when the process has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,6 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Whatever keeps the daemon from starting: another instance, a directory it cannot use, records of a
 /// newer version.
 pub async fn serve(config: Config) -> Result<()> {
+    runtime::client::keep_heap_small();
     runtime::client::keep_descriptors_from_children().map_err(Error::io("close_range", "/proc/self/fd"))?;
     directories(&config)?;
     let _instance = only_instance(&config.state_dir)?;
@@ -116,7 +119,14 @@ fn only_instance(state_dir: &Path) -> Result<File> {
         .write(true)
         .open(&path)
         .map_err(Error::io("open", &path))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+    let begun = Instant::now();
+    let mut locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    // A daemon that was killed while it started a supervisor leaves a child that has the file until it executes.
+    while locked == Err(rustix::io::Errno::WOULDBLOCK) && begun.elapsed() < LAST_CHILD {
+        std::thread::sleep(Duration::from_millis(2));
+        locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    }
+    locked.map_err(|errno| match errno {
         rustix::io::Errno::WOULDBLOCK => Error::invalid(
             "state_dir",
             format!(

@@ -276,7 +276,7 @@ async fn a_pod_has_a_cgroup_below_its_parent() {
     let supervisor = server
         .processes()
         .into_iter()
-        .find(|(_, what)| what.contains("crisp-pod"));
+        .find(|(_, what)| what.contains("crisp-pod") && what.contains(&pod.id));
     let (supervisor, _) = supervisor.expect("one supervisor a pod");
     let groups = std::fs::read_to_string(format!("/proc/{supervisor}/cgroup")).unwrap();
     assert!(

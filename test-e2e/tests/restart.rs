@@ -211,7 +211,7 @@ async fn a_killed_supervisor_is_noticed() {
     let (supervisor, _) = server
         .processes()
         .into_iter()
-        .find(|(_, what)| what.contains("crisp-pod"))
+        .find(|(_, what)| what.contains("crisp-pod") && what.contains(&pod.id))
         .expect("a supervisor");
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(supervisor),

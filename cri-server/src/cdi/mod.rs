@@ -56,6 +56,14 @@ pub fn inject(directories: &[PathBuf], config: &ContainerConfig, built: &mut Con
     Ok(())
 }
 
+/// Whether a container asks for any device by a CDI name.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the device that is misspelt.
+pub fn asks_any(config: &ContainerConfig) -> Result<bool> {
+    Ok(!wanted(config)?.is_empty())
+}
+
 /// The devices with the fields that name them, the first mention of each.
 fn wanted(config: &ContainerConfig) -> Result<Vec<(String, QualifiedName)>> {
     let fields = config

@@ -103,12 +103,16 @@ async fn make(
         target: pid_target(app, pod, &config)?,
         declared: &declared,
     };
-    // Devices and their specifications are files of the node.
-    let built = tokio::task::block_in_place(|| {
+    let build = || {
         let mut built = spec::build(&ingredients)?;
         cdi::inject(&app.config.cdi_dirs, &config, &mut built)?;
         Ok::<_, Error>(built)
-    })?;
+    };
+    // Devices and their specifications are files of the node; without any, nothing here waits for a disk.
+    let built = match has_devices(&config)? {
+        true => tokio::task::block_in_place(build)?,
+        false => build()?,
+    };
     let seccomp = app.confinement.seccomp(&config.security, &built.spec).await?;
 
     let record = ContainerRecord {
@@ -140,13 +144,17 @@ async fn make(
     ops::volumes::hold_images(app, &record, &shown, undo).await?;
 
     // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
-    app.launch_plan(pod, &record, &app.cgroups.open(&record.cgroup)?)?;
+    app.launch_plan(pod, &record, &built.spec, &app.cgroups.open(&record.cgroup)?)?;
 
     progress.stage("record");
     // A pod that is being stopped takes no new container; its removal must not miss one.
     pod.ready()?;
     app.store.insert_container(&record).await?;
     Ok(record)
+}
+
+fn has_devices(config: &ContainerConfig) -> Result<bool> {
+    Ok(config.security.privileged || !config.devices.is_empty() || cdi::asks_any(config)?)
 }
 
 /// What a container asks must be possible in its pod.

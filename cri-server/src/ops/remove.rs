@@ -41,20 +41,25 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
     progress.stage("stop");
     ops::stop::stop_container(&app, &pod, &container, 0).await?;
     let _turn = container.turn.lock().await;
-    progress.stage("supervisor");
-    if let Some(supervisor) = pod.supervisor() {
-        // One that is gone has forgotten everything anyway.
-        let _ = supervisor.forget(container.record.wire_id()?).await;
-    }
-    progress.stage("cgroup");
-    app.remove_cgroup(&container.record.cgroup).await?;
-    progress.stage("writable layer");
-    app.remove_layers(&container.record).await?;
-    crate::hooks::remove_bundle(app.config.state_dir.clone(), id.clone()).await?;
+    progress.stage("supervisor, cgroup and writable layer");
+    let wire_id = container.record.wire_id()?;
+    let forget = async {
+        if let Some(supervisor) = pod.supervisor() {
+            // One that is gone has forgotten everything anyway.
+            let _ = supervisor.forget(wire_id.clone()).await;
+        }
+    };
+    let ((), cgroup, layers, bundle) = tokio::join!(
+        forget,
+        app.remove_cgroup(&container.record.cgroup),
+        app.remove_layers(&container.record),
+        crate::hooks::remove_bundle(app.config.state_dir.clone(), id.clone()),
+    );
+    cgroup.and(layers).and(bundle)?;
     progress.stage("record");
     app.store.remove_container(id).await?;
     app.exits
-        .remove(&container.record.wire_id()?)
+        .remove(&wire_id)
         .map_err(Error::io("unlink", "exit record"))?;
     app.registry.remove_container(&pod, id);
     app.events.container(&pod, &container, Happened::Deleted);

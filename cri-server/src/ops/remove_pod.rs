@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::app::App;
 use crate::ops::events::Happened;
 use crate::pod::Pod;
+use crate::spare::Spares;
 use crate::spec::PodFiles;
 use crate::{Error, Result, ops};
 
@@ -43,6 +44,7 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
     progress.stage("record");
     app.store.remove_pod(pod.id()).await?;
     app.registry.remove_pod(&pod);
+    Spares::pod_removed(&app);
     app.events.pod(&pod, Happened::Deleted);
     Ok(())
 }

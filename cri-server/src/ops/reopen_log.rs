@@ -16,7 +16,7 @@ pub async fn reopen(app: &Arc<App>, id: &str) -> Result<()> {
         return Err(container.refuse("has no log: it was created without a log_path"));
     }
     let supervisor = pod.ready()?;
-    let log = logs::open(container.record.clone()).await?;
+    let log = logs::open(&container.record).await?;
     supervisor
         .reopen_log(container.record.wire_id()?, log)
         .await

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use cri_api::v1;
-use runtime::client::Spawn;
 use runtime::launch::{IpcMode, NetworkMode, PodNamespaceRequest, PodPidMode, PodPlan};
 
 use crate::app::App;
@@ -12,10 +11,11 @@ use crate::ids::PodId;
 use crate::inflight::Progress;
 use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod, PodConfig, PodNetwork, PodRecord, PodState};
+use crate::spare::{Begun, Spares};
 use crate::spec::PodFiles;
 use crate::supervisor::{Notices, Supervisor};
 use crate::undo::Undo;
-use crate::{Error, Result, ops, time};
+use crate::{Error, Result, ops, spare, time};
 
 /// Makes the sandbox, or joins the work on one of the same name, or returns the one that stands.
 ///
@@ -67,35 +67,23 @@ async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
         };
     }
     let progress = app.operations.enter("RunPodSandbox", config.name.to_string());
-    let id = PodId::generate().map_err(Error::io("read", "/dev/urandom"))?;
-    let record = PodRecord {
-        cgroup: app.cgroups.of_pod(&config.cgroup_parent, &id)?,
-        created_at: time::now(),
-        boot_id: app.boot_id.clone(),
-        id: id.clone(),
-        config: with_hostname(config),
-    };
-    app.store.insert_pod(&record).await?;
     let mut undo = Undo::default();
-    let (store, forgotten) = (app.clone(), id.clone());
-    undo.push(
-        "record",
-        async move { Ok(store.store.remove_pod(&forgotten).await?) },
-    );
-    match make(&app, &record, &progress, &mut undo).await {
-        Ok(Made {
-            supervisor,
-            notices,
-            network,
-            init_pid,
-        }) => {
+    match make(&app, with_hostname(config), &progress, &mut undo).await {
+        Ok((record, made)) => {
             undo.commit();
+            let Made {
+                supervisor,
+                notices,
+                network,
+                init_pid,
+            } = made;
             let pod = Arc::new(Pod::new(record, PodState::Ready(supervisor), network, init_pid));
             app.registry.insert_pod(pod.clone());
             ops::exits::watch(&app, &pod, notices);
             app.events.pod(&pod, Happened::Created);
             app.events.pod(&pod, Happened::Started);
-            Ok(id)
+            Spares::refill(&app);
+            Ok(pod.id().clone())
         }
         Err(error) => {
             progress.stage("undoing after a failure");
@@ -123,64 +111,84 @@ struct Made {
     init_pid: Option<i32>,
 }
 
-async fn make(app: &Arc<App>, record: &PodRecord, progress: &Progress, undo: &mut Undo) -> Result<Made> {
-    let id = &record.id;
-    let files = PodFiles::new(&app.config.state_dir, id);
-
-    progress.stage("cgroups and files");
-    let (cleanup, path) = (app.clone(), record.cgroup.clone());
-    undo.push("cgroup", async move { cleanup.remove_cgroup(&path).await });
-    let (host, directory) = (app.host.clone(), files.clone());
-    undo.push("files", async move { host.remove_files(directory).await });
+async fn make(
+    app: &Arc<App>,
+    config: PodConfig,
+    progress: &Progress,
+    undo: &mut Undo,
+) -> Result<(PodRecord, Made)> {
+    let begun = app.spares.take(&config);
+    let id = match &begun {
+        Some(begun) => begun.id.clone(),
+        None => PodId::generate().map_err(Error::io("read", "/dev/urandom"))?,
+    };
+    let files = PodFiles::new(&app.config.state_dir, &id);
+    // The record goes last: as long as there may be anything of the sandbox, the next daemon must know of it.
+    let (store, forgotten) = (app.clone(), id.clone());
+    undo.push(
+        "record",
+        async move { Ok(store.store.remove_pod(&forgotten).await?) },
+    );
     let (cleanup, leaving) = (app.clone(), id.clone());
-    undo.push("supervisor's cgroup", async move {
+    undo.push("supervisor", async move {
         cleanup.remove_supervisor_cgroup(&leaving).await
     });
+    let (host, directory) = (app.host.clone(), files.clone());
+    undo.push("files", async move { host.remove_files(directory).await });
+    let record = PodRecord {
+        cgroup: app.cgroups.of_pod(&config.cgroup_parent, &id)?,
+        created_at: time::now(),
+        boot_id: app.boot_id.clone(),
+        id,
+        config,
+    };
+    let plan = pod_plan(&record)?;
+    app.store.insert_pod(&record).await?;
+
+    let (cleanup, path) = (app.clone(), record.cgroup.clone());
+    undo.push("cgroup", async move { cleanup.remove_cgroup(&path).await });
+    let (cleanup, leaving) = (app.clone(), record.id.clone());
+    undo.push("network", async move { cleanup.detach(&leaving).await });
     // Side by side; and all to their ends, so that nothing is made after a failure was undone.
-    let label = app.confinement.shared_label(record);
-    let (made, written, cgroup) = tokio::join!(
+    let label = app.confinement.shared_label(&record);
+    let (cgroup, written, made) = tokio::join!(
         app.make_pod_cgroup(&record.cgroup),
-        app.host.make_files(&files, record, label),
-        app.make_supervisor_cgroup(id),
+        app.host.make_files(&files, &record, label),
+        make_namespaces(app, &record, &plan, begun, progress),
     );
-    made.and(written)?;
-    let cgroup = cgroup?;
+    cgroup.and(written)?;
+    let made = made?;
+    app.host.write_hosts(&files, &record, &made.network).await?;
+    progress.stage("record");
+    app.store.pod_ready(&record.id, &made.network).await?;
+    Ok((record, made))
+}
 
+/// The supervisor, unless it was begun in advance, with the pod's namespaces around it and its network connected.
+async fn make_namespaces(
+    app: &Arc<App>,
+    record: &PodRecord,
+    plan: &PodPlan,
+    begun: Option<Begun>,
+    progress: &Progress,
+) -> Result<Made> {
     progress.stage("supervisor");
-    let spawn_id = runtime::protocol::PodId::new(id.as_str())
-        .map_err(|_| Error::invalid("pod id", "is not one of ours"))?;
-    let (supervisor, notices) = Supervisor::spawn(
-        &app.supervisor_binary,
-        Spawn {
-            pod: &spawn_id,
-            directory: &files.directory,
-            exits: &app.exits_dir(),
-            cgroup: Some(&cgroup),
-            stderr: None,
-        },
-    )
-    .await?;
-    let leaving = supervisor.clone();
-    undo.push("supervisor", async move { Ok(leaving.shutdown().await?) });
-
+    let Begun {
+        supervisor, notices, ..
+    } = match begun {
+        Some(begun) => begun,
+        None => spare::begin(app, &record.id, false).await?,
+    };
     progress.stage("namespaces");
-    let plan = pod_plan(record)?
-        .seal()
-        .map_err(Error::io("memfd_create", "pod plan"))?;
+    let plan = plan.seal().map_err(Error::io("memfd_create", "pod plan"))?;
     let created = supervisor.create_pod(plan).await?;
-
     let network = match created.network {
         Some(netns) => {
             progress.waiting("network", "the pod network");
-            let (cleanup, leaving) = (app.clone(), id.clone());
-            undo.push("network", async move { cleanup.detach(&leaving).await });
             app.attach(record, netns).await?
         }
         None => PodNetwork::default(),
     };
-    app.host.write_hosts(&files, record, &network).await?;
-    progress.stage("record");
-    app.store.pod_ready(id, &network).await?;
     Ok(Made {
         supervisor,
         notices,

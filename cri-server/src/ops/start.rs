@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxResources, Spec};
 use runtime::protocol;
 
 use crate::app::App;
@@ -86,17 +86,17 @@ async fn launch(
     progress.stage("cgroup and log");
     let spec = record.spec()?;
     if hooks::has_any(&spec) {
-        hooks::make_bundle(&app.config.state_dir, record, spec).await?;
+        hooks::make_bundle(&app.config.state_dir, record, spec.clone()).await?;
     }
     // Side by side; and both to their ends, so that nothing is made after a failure was undone.
     let (cgroup, log) = tokio::join!(
-        app.make_cgroup(&record.cgroup, limits(container)?),
+        app.make_cgroup(&record.cgroup, limits(container, &spec)?),
         open_log(container)
     );
     let (cgroup, log) = (cgroup?, log?);
     progress.stage("launch plan");
     let plan = app
-        .launch_plan(pod, record, &cgroup)?
+        .launch_plan(pod, record, &spec, &cgroup)?
         .seal()
         .map_err(Error::io("seal", "launch plan"))?;
     progress.waiting("launch", "the container's own set-up");
@@ -111,8 +111,7 @@ async fn launch(
 }
 
 /// As specified, or as updated since.
-fn limits(container: &Container) -> Result<Option<LinuxResources>> {
-    let spec = container.record.spec()?;
+fn limits(container: &Container, spec: &Spec) -> Result<Option<LinuxResources>> {
     let specified = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
     let resources = container.resources();
     if resources == container.record.config.resources {
@@ -140,7 +139,7 @@ async fn open_log(container: &Arc<Container>) -> Result<Option<OwnedFd>> {
     if container.record.log_path.is_empty() {
         return Ok(None);
     }
-    logs::open(container.record.clone()).await.map(Some)
+    logs::open(&container.record).await.map(Some)
 }
 
 /// A start that failed ends the container: kubelet makes a new one.

@@ -48,27 +48,15 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
         .map(|container| ops::stop::stop_container(&app, &pod, container, 0));
     join_all(stops).await.into_iter().collect::<Result<Vec<()>>>()?;
 
-    if !pod.record.host_network() {
-        progress.waiting("network", "the pod network");
-        app.detach(pod.id()).await?;
-    }
-
-    progress.stage("supervisor");
-    if let Some(supervisor) = pod.supervisor() {
-        match supervisor.shutdown().await {
-            Ok(()) | Err(crate::supervisor::Error::Gone) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    app.remove_supervisor_cgroup(pod.id()).await?;
-
-    progress.stage("mounts");
-    app.host
-        .release_mounts(PodFiles::new(&app.config.state_dir, pod.id()))
-        .await?;
-
-    progress.stage("cgroup");
-    app.remove_cgroup(&pod.record.cgroup).await?;
+    // Nothing of the pod runs now. What is left has nothing to do with each other.
+    progress.waiting("network, supervisor, mounts and cgroup", "the pod network");
+    let (left, unmounted, removed) = tokio::join!(
+        leave(&app, &pod),
+        app.host
+            .release_mounts(PodFiles::new(&app.config.state_dir, pod.id())),
+        app.remove_cgroup(&pod.record.cgroup),
+    );
+    left.and(unmounted).and(removed)?;
 
     progress.stage("record");
     let now = time::now();
@@ -79,4 +67,18 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
         app.events.pod(&pod, Happened::Stopped);
     }
     Ok(())
+}
+
+/// Disconnects the pod, then lets the supervisor go: plugins work in the network namespace that it holds.
+async fn leave(app: &Arc<App>, pod: &Pod) -> Result<()> {
+    if !pod.record.host_network() {
+        app.detach(pod.id()).await?;
+    }
+    if let Some(supervisor) = pod.supervisor() {
+        match supervisor.shutdown().await {
+            Ok(()) | Err(crate::supervisor::Error::Gone) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    app.remove_supervisor_cgroup(pod.id()).await
 }

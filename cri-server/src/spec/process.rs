@@ -180,6 +180,11 @@ fn capability_sets(sets: &capabilities::Sets, root: bool) -> LinuxCapabilities {
     all
 }
 
+#[derive(serde::Deserialize)]
+struct OfContainer {
+    process: Option<Process>,
+}
+
 /// The process of an exec: the container's own, with another command line.
 ///
 /// # Errors
@@ -190,7 +195,8 @@ pub fn exec(record: &ContainerRecord, command: &[String], tty: bool) -> Result<(
     }
     let args: Vec<_> = command.iter().map(|c| c.clone().into_bytes()).collect();
     refuse_nul("cmd", &args)?;
-    let mut process = record.spec()?.process().clone().unwrap_or_default();
+    let own: OfContainer = record.part()?;
+    let mut process = own.process.unwrap_or_default();
     process.set_terminal(Some(tty)).set_args(Some(command.to_vec()));
     Ok((process, args))
 }

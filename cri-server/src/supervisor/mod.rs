@@ -164,6 +164,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether it was there when last heard of.
+    pub fn is_connected(&self) -> bool {
+        !self.waiting().closed
+    }
+
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.shared.pid

@@ -53,7 +53,8 @@ pub use mounts::probe_recursive_read_only;
 pub(crate) use plan::{CgroupLayout, HierarchyMount};
 pub use plan::{ExecPlan, LaunchPlan, PidMode};
 pub use pod::{
-    IpcMode, NetworkMode, PodInit, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, create_namespaces,
+    IpcMode, NetworkMode, PodInit, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, begin_network,
+    complete_namespaces, create_namespaces,
 };
 pub use spec::{ExactStrings, ExecContext, HookContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
 pub use step::{SetupFailure, Step};

@@ -201,8 +201,36 @@ pub fn create_namespaces(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> 
     if let Some(mapping) = &plan.user {
         return create_owned(plan, mapping);
     }
+    if plan.network == NetworkMode::Pod {
+        begin_network()?;
+    }
+    create_others(plan)
+}
+
+/// Makes a network namespace with its loopback raised around the calling process, which must have a single thread:
+/// the part of a pod that takes longest, and that depends on nothing but that the pod has one. The rest is [`complete_namespaces`].
+///
+/// # Errors
+/// [`Step::Namespaces`] or [`Step::Loopback`].
+pub fn begin_network() -> Result<(), SetupFailure> {
+    unshare(UnshareFlags::NEWNET).step_at(Step::Namespaces, "net")?;
+    sys::net::raise_loopback().step(Step::Loopback)
+}
+
+/// As [`create_namespaces`], by a process that has called [`begin_network`].
+///
+/// # Errors
+/// As [`create_namespaces`]; and [`Step::Namespaces`] for a plan to which that network namespace does not belong.
+pub fn complete_namespaces(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> {
+    if plan.user.is_some() || plan.network == NetworkMode::Host {
+        return Err(failure(Step::Namespaces, Some("net".into()), Errno::INVAL));
+    }
+    create_others(plan)
+}
+
+/// All but the network namespace, in which the process is already if the pod has one.
+fn create_others(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> {
     let mut flags = UnshareFlags::empty();
-    flags.set(UnshareFlags::NEWNET, plan.network == NetworkMode::Pod);
     flags.set(UnshareFlags::NEWIPC, plan.ipc == IpcMode::Pod);
     flags.set(UnshareFlags::NEWUTS, plan.hostname.is_some());
     if !flags.is_empty() {
@@ -215,7 +243,7 @@ pub fn create_namespaces(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> 
         PodPidMode::Container | PodPidMode::Host => None,
     };
     Ok(PodNamespaces {
-        net: own("net", flags.contains(UnshareFlags::NEWNET))?,
+        net: own("net", plan.network == NetworkMode::Pod)?,
         ipc: own("ipc", flags.contains(UnshareFlags::NEWIPC))?,
         uts: own("uts", flags.contains(UnshareFlags::NEWUTS))?,
         init,
@@ -227,9 +255,6 @@ pub fn create_namespaces(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> 
 fn set_up(plan: &PodPlan, procfs: Option<&OwnedFd>) -> StepResult<()> {
     if let Some(hostname) = &plan.hostname {
         rustix::system::sethostname(hostname.as_bytes()).step_at(Step::Hostname, hostname)?;
-    }
-    if plan.network == NetworkMode::Pod {
-        sys::net::raise_loopback().step(Step::Loopback)?;
     }
     match procfs {
         Some(procfs) => sysctl::write_all(&plan.sysctls, procfs),
@@ -253,6 +278,7 @@ fn create_owned(plan: &PodPlan, mapping: &IdMapping) -> StepResult<PodNamespaces
     };
     let work = || {
         stage1::run(&reporter, || {
+            sys::net::raise_loopback().step(Step::Loopback)?;
             set_up(plan, procfs.as_ref())?;
             if plan.pid == PodPidMode::Pod {
                 let init = pod_init::start(true)?;

@@ -170,6 +170,8 @@ impl Supervisor {
     pub(super) fn close(&mut self, key: u32) {
         if self.connections.take(key).is_some() {
             self.hang_up_execs_of(key);
+            // Nobody will come back for a supervisor that keeps nothing.
+            self.leaving |= self.namespaces.is_none() && self.connections.iter().next().is_none();
         }
     }
 }

@@ -24,7 +24,7 @@
 //!
 //! Harmless to whoever gets at it: it runs from sealed memory, outside the pod's cgroups, not dumpable, every descriptor
 //! close-on-exec. Signals from outside are blocked, SIGTERM too: it stays while its containers run, leaves on
-//! `Shutdown`, and for all else there is SIGKILL. (What a process blocks its children inherit; launch resets it.)
+//! `Shutdown`, or with its last client while it keeps no pod, and for all else there is SIGKILL. (What a process blocks its children inherit; launch resets it.)
 //!
 //! Read next: `control.rs`, the loop; `container.rs`, one container's life; `log/`, the writer.
 
@@ -47,5 +47,5 @@ mod stdio;
 mod table;
 mod token;
 
-pub(crate) use start::HOLD;
+pub(crate) use start::{HOLD, WITH_NETWORK};
 pub use start::main;

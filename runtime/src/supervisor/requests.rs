@@ -8,7 +8,7 @@ use super::container::{Container, Phase};
 use super::control::Supervisor;
 use super::exec::Exec;
 use super::reach::signal_cgroup;
-use crate::launch::{PodNamespaces, PodPlan, create_namespaces};
+use crate::launch::{PodNamespaces, PodPlan, complete_namespaces, create_namespaces};
 use crate::protocol::{
     ContainerEntry, ContainerId, ContainerState, ExecEntry, Failure, Features, Hello, Listing, PodCreated,
     RefusalCode, Reply, Request, Signal, SignalScope, Target, Welcome, WindowSize,
@@ -76,7 +76,13 @@ impl Supervisor {
 
     fn create_pod(&mut self, plan: &OwnedFd) -> Reply {
         if self.namespaces.is_none() {
-            let created = PodPlan::from_memfd(plan.as_fd()).map(|plan| create_namespaces(&plan));
+            let created = PodPlan::from_memfd(plan.as_fd()).map(|plan| {
+                if self.has_network {
+                    complete_namespaces(&plan)
+                } else {
+                    create_namespaces(&plan)
+                }
+            });
             match created {
                 Ok(Ok(namespaces)) => {
                     self.watch_pod_init(&namespaces);

@@ -7,6 +7,7 @@ pub(crate) mod clone;
 pub(crate) mod credentials;
 pub(crate) mod exec;
 pub(crate) mod fds;
+pub(crate) mod heap;
 pub(crate) mod memfd;
 pub(crate) mod mount;
 pub(crate) mod net;

@@ -1,0 +1,209 @@
+//! A sandbox begun in advance.
+//!
+//! Half of what a sandbox takes is the start of its supervisor and a network namespace, and neither depends on what the
+//! request says. So one of each is kept ready while the node has pods, and for a moment after the last has gone:
+//!
+//! ```text
+//!   RunPodSandbox ── take ──► sandbox          the id was the spare's before it was the pod's
+//!        └─ afterwards ── refill ──► spare
+//!   last pod removed ── a second ──► none      a node without pods holds nothing
+//! ```
+//!
+//! A spare has a directory, a cgroup and a process, all under its id, and no record: when the daemon dies its supervisor,
+//! which keeps no pod, leaves by itself, and the next daemon [collects](collect) the rest.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use runtime::client::Spawn;
+use tokio::sync::Mutex;
+
+use crate::app::App;
+use crate::ids::PodId;
+use crate::pod::{NamespaceMode, PodConfig};
+use crate::spec::PodFiles;
+use crate::supervisor::{Notices, Supervisor};
+use crate::{Error, Result};
+
+/// How long a spare outlives the last pod: pods are often replaced by others.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A supervisor that has been greeted and has no pod yet.
+pub struct Begun {
+    /// Of the pod that it will keep.
+    pub id: PodId,
+    /// The supervisor.
+    pub supervisor: Supervisor,
+    /// What it tells.
+    pub notices: Notices,
+}
+
+/// The spare, if there is one.
+#[derive(Default)]
+pub struct Spares {
+    /// Held while one is made, so that whoever ends the daemon waits for that; nobody else does.
+    slot: Mutex<Slot>,
+    /// Counts what happens, to tell whether anything has since a moment.
+    uses: AtomicU64,
+}
+
+#[derive(Default)]
+enum Slot {
+    #[default]
+    Empty,
+    Ready(Begun),
+    /// The daemon ends.
+    Closed,
+}
+
+impl Spares {
+    /// The spare, when there is one and it suits such a pod.
+    pub fn take(&self, config: &PodConfig) -> Option<Begun> {
+        let namespaces = &config.namespaces;
+        if namespaces.network == NamespaceMode::Node || namespaces.user.is_some() {
+            return None;
+        }
+        self.uses.fetch_add(1, Ordering::Relaxed);
+        // Being made, it is not ready.
+        let mut slot = self.slot.try_lock().ok()?;
+        if !matches!(&*slot, Slot::Ready(begun) if begun.supervisor.is_connected()) {
+            return None;
+        }
+        match std::mem::take(&mut *slot) {
+            Slot::Ready(begun) => Some(begun),
+            Slot::Empty | Slot::Closed => None,
+        }
+    }
+
+    /// Makes a spare in the background unless there is one.
+    pub fn refill(app: &Arc<App>) {
+        app.spares.uses.fetch_add(1, Ordering::Relaxed);
+        let app = app.clone();
+        tokio::spawn(async move {
+            // Somebody makes one already.
+            let Ok(mut slot) = app.spares.slot.try_lock() else {
+                return;
+            };
+            match &*slot {
+                Slot::Closed => return,
+                Slot::Ready(begun) if begun.supervisor.is_connected() => return,
+                Slot::Ready(_) | Slot::Empty => {}
+            }
+            if let Slot::Ready(lost) = std::mem::take(&mut *slot) {
+                discard(&app, lost).await;
+            }
+            match make(&app).await {
+                Ok(begun) => *slot = Slot::Ready(begun),
+                // The next sandbox begins at the beginning, and tells why it cannot.
+                Err(error) => tracing::debug!(%error, "no sandbox could be begun in advance"),
+            }
+        });
+    }
+
+    /// A pod was removed: without any, the spare goes as well after a while.
+    pub fn pod_removed(app: &Arc<App>) {
+        if !app.registry.pods().is_empty() {
+            return;
+        }
+        let seen = app.spares.uses.load(Ordering::Relaxed);
+        let app = app.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            let mut slot = app.spares.slot.lock().await;
+            let unused = app.spares.uses.load(Ordering::Relaxed) == seen && app.registry.pods().is_empty();
+            // A slot that is closed stays so.
+            if unused
+                && matches!(&*slot, Slot::Ready(_))
+                && let Slot::Ready(begun) = std::mem::take(&mut *slot)
+            {
+                discard(&app, begun).await;
+            }
+        });
+    }
+
+    /// The daemon ends: there will be no spare any more.
+    pub async fn close(app: &App) {
+        let mut slot = app.spares.slot.lock().await;
+        if let Slot::Ready(begun) = std::mem::replace(&mut *slot, Slot::Closed) {
+            discard(app, begun).await;
+        }
+    }
+}
+
+async fn make(app: &App) -> Result<Begun> {
+    let id = PodId::generate().map_err(Error::io("read", "/dev/urandom"))?;
+    match begin(app, &id, true).await {
+        Ok(begun) => Ok(begun),
+        Err(error) => {
+            clear(app, &id).await;
+            Err(error)
+        }
+    }
+}
+
+/// Starts the supervisor of a sandbox, with its directory and its own cgroup. `network` says whether it is to make a
+/// network namespace at once.
+///
+/// # Errors
+/// The step that failed. What was made by then stays, under the id.
+pub async fn begin(app: &App, id: &PodId, network: bool) -> Result<Begun> {
+    let files = PodFiles::new(&app.config.state_dir, id);
+    // First the directory, by whose name the next daemon would find the rest.
+    app.host.make_directory(&files).await?;
+    let cgroup = app.make_supervisor_cgroup(id).await?;
+    let spawn_id = runtime::protocol::PodId::new(id.as_str())
+        .map_err(|_| Error::invalid("pod id", "is not one of ours"))?;
+    let spawn = Spawn {
+        pod: &spawn_id,
+        directory: &files.directory,
+        exits: &app.exits_dir(),
+        cgroup: Some(&cgroup),
+        network,
+        stderr: None,
+    };
+    let (supervisor, notices) = Supervisor::spawn(&app.supervisor_binary, spawn).await?;
+    Ok(Begun {
+        id: id.clone(),
+        supervisor,
+        notices,
+    })
+}
+
+async fn discard(app: &App, begun: Begun) {
+    // One that cannot be told to leave is collected with its cgroup.
+    let _ = begun.supervisor.shutdown().await;
+    clear(app, &begun.id).await;
+}
+
+async fn clear(app: &App, id: &PodId) {
+    let files = PodFiles::new(&app.config.state_dir, id);
+    let cleared = match app.remove_supervisor_cgroup(id).await {
+        Ok(()) => app.host.remove_files(files).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = cleared {
+        tracing::warn!(pod = id.short(), %error, "what was begun of a sandbox stays");
+    }
+}
+
+/// Removes what an earlier daemon had begun in advance: directories that belong to no pod of `known` and were never a pod's.
+///
+/// # Errors
+/// [`Error::Io`] when the directory of sandboxes cannot be read.
+pub async fn collect(app: &App, known: &HashSet<String>) -> Result<()> {
+    let sandboxes = app.config.state_dir.join("sandboxes");
+    let listed = std::fs::read_dir(&sandboxes).map_err(Error::io("read directory", &sandboxes))?;
+    let ids = listed
+        .flatten()
+        .filter_map(|entry| PodId::parse(entry.file_name().to_str()?))
+        .filter(|id| !known.contains(id.as_str()));
+    for id in ids {
+        // The first thing that a pod gives to its directory.
+        if !PodFiles::new(&app.config.state_dir, &id).hostname().exists() {
+            clear(app, &id).await;
+        }
+    }
+    Ok(())
+}
