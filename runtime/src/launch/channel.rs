@@ -163,7 +163,9 @@ fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Option<LaunchMessage> {
 
 /// The pidfd of a child that has not been reaped: its number is its own until then.
 fn open_child(pid: i32) -> Option<OwnedFd> {
-    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    // A negative number is no process, but a group or all there are.
+    let pid = Pid::from_raw(pid.max(0))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::PidFd(pidfd.as_fd()), look)
         .is_ok()
