@@ -244,6 +244,23 @@ mod tests {
             None,
             "without a parser the default is left out"
         );
+        let list = root.path().join("sys/kernel/security/apparmor/profiles");
+        fs::write(&list, "crisp-default (enforce)\n").unwrap();
+        for (asked, privileged, expected) in [
+            (Profile::Unset, false, Some(DEFAULT)),
+            (Profile::RuntimeDefault, false, Some(DEFAULT)),
+            (local(DEFAULT), true, Some(DEFAULT)),
+            (Profile::Unconfined, false, None),
+            (Profile::Unconfined, true, None),
+            (Profile::Unset, true, None),
+        ] {
+            let profile = apparmor.profile(&asked, privileged).await.unwrap();
+            assert_eq!(
+                profile.as_deref(),
+                expected,
+                "{asked:?}, privileged: {privileged}"
+            );
+        }
     }
 
     #[tokio::test]

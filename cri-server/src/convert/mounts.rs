@@ -134,3 +134,53 @@ pub(super) fn to_wire(mount: &Mount, image_id: Option<&String>) -> v1::Mount {
         mount_options: mount.options.clone().unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire() -> v1::Mount {
+        v1::Mount {
+            container_path: "/x".into(),
+            readonly: true,
+            image: Some(v1::ImageSpec {
+                image: "name".into(),
+                ..Default::default()
+            }),
+            image_sub_path: "a/b".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_shown_image_is_told_by_what_its_name_meant() {
+        let mount = mount(&wire()).unwrap();
+        let told = to_wire(&mount, Some(&"id".to_owned()));
+        let image = told.image.unwrap();
+        assert_eq!((image.image.as_str(), image.image_ref.as_str()), ("name", "id"));
+        assert_eq!((told.image_sub_path.as_str(), told.readonly), ("a/b", true));
+    }
+
+    #[test]
+    fn what_an_image_cannot_be_is_refused_by_field() {
+        type Change = fn(&mut v1::Mount);
+        let bad: [(&str, Change); 7] = [
+            ("container_path", |wire| wire.container_path.clear()),
+            ("host_path", |wire| wire.host_path = "/x".into()),
+            ("propagation", |wire| wire.propagation = 1),
+            ("propagation", |wire| wire.propagation = 17),
+            ("readonly", |wire| wire.readonly = false),
+            ("image_sub_path", |wire| wire.image_sub_path = "a/../..".into()),
+            ("image_sub_path", |wire| wire.image_sub_path = "/a".into()),
+        ];
+        for (field, change) in bad {
+            let mut wire = wire();
+            change(&mut wire);
+            let refused = mount(&wire).unwrap_err().to_string();
+            assert!(
+                refused.starts_with(&format!("config.mounts.{field}:")),
+                "{refused}"
+            );
+        }
+    }
+}

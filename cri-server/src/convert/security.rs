@@ -127,6 +127,41 @@ mod tests {
     }
 
     #[test]
+    fn an_apparmor_profile_in_all_its_forms() {
+        let local = |name: &str| Profile::Localhost(name.to_owned());
+        for (deprecated, expected) in [
+            ("", Profile::Unset),
+            ("unconfined", Profile::Unconfined),
+            ("runtime/default", Profile::RuntimeDefault),
+            ("localhost/mine", local("mine")),
+            ("localhost//usr/bin/man", local("/usr/bin/man")),
+        ] {
+            assert_eq!(apparmor(None, deprecated).unwrap(), expected, "{deprecated:?}");
+        }
+        for (kind, name, expected) in [
+            (ProfileType::RuntimeDefault, "", Profile::RuntimeDefault),
+            (ProfileType::Unconfined, "", Profile::Unconfined),
+            (ProfileType::Localhost, "mine", local("mine")),
+            (ProfileType::Localhost, "localhost/mine", local("mine")),
+        ] {
+            let typed = typed(kind, name);
+            assert_eq!(
+                apparmor(Some(&typed), "unconfined").unwrap(),
+                expected,
+                "{typed:?}"
+            );
+        }
+        for bad in ["mine", "localhost/", "default", "Unconfined"] {
+            let refused = apparmor(None, bad).unwrap_err().to_string();
+            assert!(
+                refused.starts_with("security_context.apparmor"),
+                "{bad:?}: {refused}"
+            );
+        }
+        assert!(apparmor(Some(&typed(ProfileType::Unconfined, "mine")), "").is_err());
+    }
+
+    #[test]
     fn a_profile_that_is_none_never_means_unconfined() {
         for path in ["", "relative.json", "../x"] {
             assert!(

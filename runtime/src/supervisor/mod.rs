@@ -47,5 +47,5 @@ mod stdio;
 mod table;
 mod token;
 
-pub(crate) use start::{HOLD, WITH_NETWORK};
 pub use start::main;
+pub(crate) use start::{HOLD, WITH_NETWORK};
