@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sha2::Digest as _;
+use ring::digest::{Context, SHA256, SHA512};
 
 /// A hash function that OCI registers (image-spec, descriptor.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -155,44 +155,39 @@ impl serde::Serialize for Digest {
 }
 
 /// Computes a digest piece by piece.
+///
+/// With ring: on processors without instructions for SHA it is twice as fast as portable code, and digests are then the
+/// larger part of a pull.
 #[derive(Clone)]
-pub struct Hasher(State);
-
-#[derive(Clone)]
-enum State {
-    Sha256(sha2::Sha256),
-    Sha512(sha2::Sha512),
+pub struct Hasher {
+    algorithm: Algorithm,
+    context: Context,
 }
 
 impl Hasher {
     /// A hasher that has seen nothing.
     #[must_use]
     pub fn new(algorithm: Algorithm) -> Self {
-        Self(match algorithm {
-            Algorithm::Sha256 => State::Sha256(sha2::Sha256::new()),
-            Algorithm::Sha512 => State::Sha512(sha2::Sha512::new()),
-        })
+        let context = Context::new(match algorithm {
+            Algorithm::Sha256 => &SHA256,
+            Algorithm::Sha512 => &SHA512,
+        });
+        Self { algorithm, context }
     }
 
     /// Takes more bytes in.
     pub fn update(&mut self, bytes: &[u8]) {
-        match &mut self.0 {
-            State::Sha256(hasher) => hasher.update(bytes),
-            State::Sha512(hasher) => hasher.update(bytes),
-        }
+        self.context.update(bytes);
     }
 
     /// The digest of everything seen.
     #[must_use]
     pub fn finish(self) -> Digest {
-        let (algorithm, bytes) = match self.0 {
-            State::Sha256(hasher) => (Algorithm::Sha256, hasher.finalize().to_vec()),
-            State::Sha512(hasher) => (Algorithm::Sha512, hasher.finalize().to_vec()),
-        };
-        let mut text = String::with_capacity(algorithm.name().len() + 1 + bytes.len() * 2);
+        let (algorithm, bytes) = (self.algorithm, self.context.finish());
+        let mut text = String::with_capacity(algorithm.name().len() + 1 + bytes.as_ref().len() * 2);
         text.push_str(algorithm.name());
         text.push(':');
-        for byte in bytes {
+        for byte in bytes.as_ref() {
             for nibble in [byte >> 4, byte & 15] {
                 text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
             }
