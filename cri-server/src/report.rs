@@ -47,6 +47,9 @@ pub struct Daemon {
     pub cgroup: String,
     /// How root file systems are made: `overlay` or `copy`, with the reason when it is not the first.
     pub snapshots: String,
+    /// How image layers are kept (`erofs`, `directory`), with the reason in parentheses.
+    #[serde(default)]
+    pub layers: String,
     /// Images in the store.
     pub images: usize,
 }

@@ -22,6 +22,7 @@
 //!   complete or absent.
 //! * What a stranger wrote (names, manifests, archives) is parsed into types that cannot hold
 //!   the dangerous forms: [`Digest`](digest::Digest), [`Reference`], `EntryPath`.
+//! * All layers on their way together keep within one budget of memory (`budget`).
 //! * Nothing in use is collected: pulls under way lease their layers, images and snapshots are
 //!   users by record.
 //! * Callers may leave at any time; a pull, a removal, a commit goes on to its end.
@@ -38,6 +39,7 @@
 
 mod assemble;
 mod blob;
+mod budget;
 mod capture;
 mod catalog;
 mod commit;
@@ -76,7 +78,7 @@ pub use crate::image::{Image, ImageId};
 pub use capture::CaptureOptions;
 pub use error::{Error, ErrorKind};
 pub use import::{ArchiveProblem, ImportOptions};
-pub use layer::{ChainId, LayerFormat, LayerFormatChoice};
+pub use layer::{ChainId, LayerFormat, LayerFormatChoice, LayerFormatInUse, LayerFormatReason};
 pub use progress::{LayerProgress, LayerStage, PullProgress, PullStage};
 pub use pull::PullRequest;
 pub use push::{PushProgress, PushRequest};

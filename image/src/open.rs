@@ -10,7 +10,9 @@ use crate::blob::Blobs;
 use crate::catalog::{Catalog, Lost};
 use crate::database::Database;
 use crate::error::Error;
-use crate::layer::{self, LayerFormat, LayerFormatChoice, LayerKey, Layers, Mounts};
+use crate::layer::{
+    self, LayerFormat, LayerFormatChoice, LayerFormatInUse, LayerFormatReason, LayerKey, Layers, Mounts,
+};
 use crate::records::{self, Records, SCHEMA};
 use crate::snapshot::{SnapshotMode, Snapshots};
 use crate::store::{Inner, OpenReport, StoreConfig};
@@ -87,6 +89,7 @@ impl Inner {
             snapshots,
             pulls: Mutex::default(),
             lanes: Arc::default(),
+            budget: Arc::default(),
             registry: RwLock::new(config.registry.clone()),
             trash,
             report: OpenReport {
@@ -110,25 +113,29 @@ fn layer_format(
     config: &StoreConfig,
     mode: SnapshotMode,
     images: bool,
-) -> Result<(LayerFormat, Option<Mounts>), Error> {
-    let format = match mode {
+) -> Result<(LayerFormatInUse, Option<Mounts>), Error> {
+    let directories = |reason| LayerFormatInUse {
+        format: LayerFormat::Directory,
+        reason,
+    };
+    let chosen = match mode {
         // A copy is made of files; those of a directory share their blocks where the disk can.
-        SnapshotMode::Copy => LayerFormat::Directory,
+        SnapshotMode::Copy => directories(LayerFormatReason::Copied),
         _ => layer::choose(
             config.layer_format,
             &config.root.join("l"),
             &config.root.join("rw"),
         )?,
     };
-    if format == LayerFormat::Directory && !images {
-        return Ok((format, None));
+    if chosen.format == LayerFormat::Directory && !images {
+        return Ok((chosen, None));
     }
     match Mounts::open(&config.layer_mounts) {
-        Ok(mounts) => Ok((format, Some(mounts))),
+        Ok(mounts) => Ok((chosen, Some(mounts))),
         Err(error) if config.layer_format == LayerFormatChoice::Fixed(LayerFormat::Erofs) => Err(error),
         Err(error) => {
             tracing::warn!(%error, "layers cannot be mounted once for all; new ones are kept as directories");
-            Ok((LayerFormat::Directory, None))
+            Ok((directories(LayerFormatReason::NotShared(error.to_string())), None))
         }
     }
 }

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::blob::Blobs;
+use crate::budget::Budget;
 use crate::catalog::Catalog;
 use crate::database::{Database, Opened};
 use crate::error::Error;
 use crate::image::Image;
-use crate::layer::{LayerFormat, LayerFormatChoice, Layers};
+use crate::layer::{LayerFormat, LayerFormatChoice, LayerFormatInUse, Layers};
 use crate::platform::Platform;
 use crate::pull::Pulls;
 use crate::registry::{Lanes, RegistryConfig};
@@ -99,6 +100,7 @@ pub(crate) struct Inner {
     pub(crate) snapshots: Snapshots,
     pub(crate) pulls: Mutex<Pulls>,
     pub(crate) lanes: Arc<Lanes>,
+    pub(crate) budget: Arc<Budget>,
     /// As it is for the next pull.
     pub(crate) registry: RwLock<RegistryConfig>,
     pub(crate) trash: Arc<Trash>,
@@ -130,10 +132,10 @@ impl Store {
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
     }
 
-    /// How layers are made here.
+    /// How layers are made here, and why so.
     #[must_use]
-    pub fn layer_format(&self) -> LayerFormat {
-        self.inner.layers.format
+    pub fn layer_format(&self) -> &LayerFormatInUse {
+        &self.inner.layers.format
     }
 
     /// What opening found.

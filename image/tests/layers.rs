@@ -130,7 +130,8 @@ async fn both_formats_hold_the_same_and_a_store_reads_both() {
     assert!(wanted.contains_key("d/shown") && !wanted.contains_key("d/hidden"));
 
     let store = images.erofs().await;
-    assert_eq!(store.layer_format(), LayerFormat::Erofs);
+    assert_eq!(store.layer_format().format, LayerFormat::Erofs);
+    assert_eq!(store.layer_format().to_string(), "erofs (as configured)");
     let image = import(&store, "app:1", &app()).await;
     let passwd = store.read_file(&image.id, "/etc/passwd", 100).await.unwrap();
     assert_eq!(passwd.as_deref(), Some(&b"root"[..]));

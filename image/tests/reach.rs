@@ -1,15 +1,14 @@
-//! How registries are reached: TLS of every configuration, mirrors, HTTP/2, IPv6, and who logs in how.
+//! How registries are reached: TLS of every configuration, mirrors, HTTP/2, IPv6.
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use image::{Credentials, ErrorKind, PullRequest, Reference, Store};
+use image::{ErrorKind, PullRequest, Reference, Store};
 use rcgen::ExtendedKeyUsagePurpose;
 use support::config;
 use support::images::{Layer, Tar, TestImage};
-use support::registry::{self, TestRegistry};
+use support::registry::TestRegistry;
 use support::tls::{Authority, write};
 
 fn small(content: &str) -> TestImage {
@@ -187,92 +186,4 @@ async fn mirrors_are_asked_in_order_and_only_those_that_resolve_get_tags() {
     assert_eq!(own.count("blobs"), 0);
     assert!(second.seen().iter().all(|seen| seen.headers["x-node"] == "n1"));
     assert!(own.seen().iter().all(|seen| !seen.headers.contains_key("x-node")));
-}
-
-#[tokio::test]
-async fn dockers_configuration_and_its_helpers_log_in() {
-    let folder = tempfile::tempdir().unwrap();
-    let (registry, mirror) = (TestRegistry::start().await, TestRegistry::start().await);
-    registry.add("app:v1", &small("private"));
-    let demand = |seen: &registry::Seen| {
-        seen.authorization
-            .is_none()
-            .then(|| registry::with_header(401, "www-authenticate", "Basic realm=x"))
-    };
-    registry.fault(demand);
-    mirror.fault(|seen| match seen.authorization {
-        None => Some(registry::with_header(401, "www-authenticate", "Basic realm=x")),
-        Some(_) => Some(registry::status(404)),
-    });
-    // A helper says what it was asked and given, and knows just this registry.
-    let helper = folder.path().join("docker-credential-crisptest");
-    let text = format!(
-        "#!/bin/sh\nread server\nenv | cut -d= -f1 >> {0}/environment\necho \"$1 $server\" >> {0}/asked\n\
-         [ \"$server\" = '{1}' ] || {{ echo 'credentials not found in native keychain'; exit 1; }}\n\
-         echo '{{\"ServerURL\":\"x\",\"Username\":\"helped\",\"Secret\":\"by-helper\"}}'\n",
-        folder.path().display(),
-        registry.address
-    );
-    std::fs::write(&helper, text).unwrap();
-    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
-    // user:pass is for the mirror.
-    let docker = format!(
-        r#"{{"credsStore":"crisptest","auths":{{"{}":{{"auth":"dXNlcjpwYXNz"}}}}}}"#,
-        mirror.address
-    );
-    let mut settings = config(&folder.path().join("store"));
-    settings.registry.docker_config = Some(write(folder.path(), "config.json", &docker));
-    settings.registry.mirrors.insert(
-        registry.address.to_string(),
-        vec![format!("http://{}", mirror.address)],
-    );
-    let mut registries = settings.registry.clone();
-    let store = Store::open(settings).await.unwrap();
-    let request = || registry.request("app:v1");
-
-    let missing = store.pull(request()).await.unwrap_err();
-    assert_eq!(missing.kind(), ErrorKind::Unauthorized);
-    assert!(
-        missing.to_string().contains("\"crisptest\" cannot be run"),
-        "not in PATH: {missing}"
-    );
-    registries.credential_helpers = Some(folder.path().to_owned());
-    store.set_registry(registries);
-    store.pull(request()).await.unwrap();
-
-    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
-    let asked = read("asked");
-    assert!(asked.contains(&format!("get {}\n", registry.address)), "{asked}");
-    assert!(asked.contains(&format!("get {}\n", mirror.address)), "{asked}");
-    assert!(!read("environment").contains("CARGO"), "a clean environment");
-    let sent = |registry: &TestRegistry| -> Vec<String> {
-        let mut sent: Vec<String> = registry
-            .seen()
-            .into_iter()
-            .filter_map(|seen| seen.authorization)
-            .collect();
-        sent.dedup();
-        sent
-    };
-    assert_eq!(
-        sent(&registry),
-        ["Basic aGVscGVkOmJ5LWhlbHBlcg=="],
-        "helped:by-helper"
-    );
-    assert_eq!(sent(&mirror), ["Basic dXNlcjpwYXNz"], "each its own");
-
-    // What the request brings goes before what the node has.
-    let own = PullRequest {
-        reference: registry.reference("app:v1"),
-        credentials: Credentials::Basic {
-            username: "me".into(),
-            password: "too".into(),
-        },
-    };
-    store.pull(own).await.unwrap();
-    assert!(sent(&registry).contains(&"Basic bWU6dG9v".to_owned()));
-    assert!(
-        sent(&mirror).iter().all(|sent| sent == "Basic dXNlcjpwYXNz"),
-        "and not to mirrors"
-    );
 }

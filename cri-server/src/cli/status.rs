@@ -41,10 +41,11 @@ fn text(report: &Report) -> String {
     );
     let _ = writeln!(
         text,
-        "data {}, cgroups {}, snapshots {}, {}",
+        "data {}, cgroups {}, snapshots {}, layers {}, {}",
         daemon.data_dir.display(),
         daemon.cgroup,
         daemon.snapshots,
+        daemon.layers,
         counted(daemon.images, "image")
     );
     text.push_str(&network(&report.network));
@@ -173,6 +174,7 @@ mod tests {
                 data_dir: "/var/lib/crisp".into(),
                 cgroup: "cgroupfs on v2".into(),
                 snapshots: "overlay".into(),
+                layers: "erofs (as configured)".into(),
                 images: 1,
             },
             pods: vec![Pod {

@@ -66,6 +66,7 @@ fn daemon(app: &App) -> report::Daemon {
         data_dir: app.config.data_dir.clone(),
         cgroup: format!("{driver} on {}", app.cgroups.mode()),
         snapshots: ops::inspect::snapshotter(app),
+        layers: app.images.layer_format().to_string(),
         images: app.images.list().len(),
     }
 }

@@ -20,6 +20,7 @@
 
 mod directory;
 mod inode;
+mod places;
 mod superblock;
 mod writer;
 

@@ -7,8 +7,9 @@ use rustix::io::{Errno, Result};
 
 use super::BLOCK;
 use super::directory::{DirectoryRecord, Target};
-use super::inode::{Attributes, Content, Nid, Node, SLOT, encode, fits, length};
-use super::superblock::{ROOT_AT, Superblock};
+use super::inode::{Attributes, Content, Nid, Node, encode, fits, length};
+use super::places::{Places, place};
+use super::superblock::Superblock;
 use crate::unpack::tar::Segment;
 
 /// Room for inodes is taken in pieces of this many bytes, each written at once.
@@ -361,69 +362,6 @@ impl Writer {
         self.run_at += self.run.len() as u64;
         self.run.clear();
         Ok(())
-    }
-}
-
-/// Where directories are, decided before any is written: each names others.
-struct Places {
-    list: Vec<Place>,
-    end: u64,
-}
-
-struct Place {
-    inode: u64,
-    /// How many bytes of its content follow the inode.
-    tail: usize,
-    /// Where the rest is, in whole blocks.
-    blocks: u64,
-}
-
-impl Places {
-    fn of(directories: &[DirectoryRecord<'_>], start: u64) -> Result<Self> {
-        let mut list: Vec<Place> = Vec::with_capacity(directories.len());
-        let mut wholes = Vec::with_capacity(directories.len());
-        let mut next = start;
-        for (index, directory) in directories.iter().enumerate() {
-            let inode = length(&directory.attributes).ok_or(Errno::TOOBIG)?;
-            let content = directory.content(index, |_| Nid::at(0)).len() as u64;
-            let is_root = index == 0;
-            let room = if is_root { BLOCK - ROOT_AT } else { BLOCK };
-            if is_root && inode > room {
-                return Err(Errno::NOSPC);
-            }
-            let tail = content % BLOCK;
-            let tail = if inode + tail <= room { tail } else { 0 };
-            let at = match is_root {
-                true => ROOT_AT,
-                false => place(next, inode + tail),
-            };
-            if !is_root {
-                next = at + inode + tail;
-            }
-            wholes.push((content - tail).div_ceil(BLOCK));
-            list.push(Place {
-                inode: at,
-                tail: tail as usize,
-                blocks: 0,
-            });
-        }
-        let mut end = next.next_multiple_of(BLOCK);
-        for (place, blocks) in list.iter_mut().zip(wholes) {
-            place.blocks = end;
-            end += blocks * BLOCK;
-        }
-        Ok(Self { list, end })
-    }
-}
-
-/// Where something of this length goes: on the next slot, and if it fits into a block, then into one.
-fn place(next: u64, length: u64) -> u64 {
-    let at = next.next_multiple_of(SLOT);
-    let crosses = at / BLOCK != (at + length - 1) / BLOCK;
-    if crosses && length <= BLOCK {
-        at.next_multiple_of(BLOCK)
-    } else {
-        at
     }
 }
 

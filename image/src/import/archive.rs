@@ -50,10 +50,16 @@ impl Archive {
             }
             _ => ArchiveProblem::Unreadable(format!("the archive cannot be decompressed: {error}")).into(),
         };
-        let mut reader = decompress(PieceReader {
+        let input = PieceReader {
             pieces,
             piece: Bytes::new(),
             ended: false,
+        };
+        let mut large = None;
+        let mut reader = decompress(input, |first| {
+            let (log, right) = inner.budget.window_for_archive(first);
+            large = right;
+            log
         })
         .map_err(unreadable)?;
         let mut chunk = vec![0; CHUNK];
@@ -71,6 +77,7 @@ impl Archive {
                 .map_err(Error::io("spool an archive in", root))?;
         }
         drop(reader);
+        drop(large);
         file.rewind().map_err(Error::io("rewind an archive in", root))?;
         let members = members(&file)?;
         Ok(Self {

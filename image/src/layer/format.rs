@@ -57,18 +57,55 @@ impl fmt::Display for LayerFormat {
     }
 }
 
-/// The format asked for, or the best that works with uppers in `uppers`.
-pub(crate) fn choose(choice: LayerFormatChoice, layers: &Path, uppers: &Path) -> Result<LayerFormat, Error> {
-    match choice {
-        LayerFormatChoice::Fixed(format) => Ok(format),
-        LayerFormatChoice::Probe => match images_work(layers, uppers)? {
-            Ok(()) => Ok(LayerFormat::Erofs),
-            Err(errno) => {
-                tracing::info!(%errno, "EROFS images cannot be stacked here; layers are kept as directories");
-                Ok(LayerFormat::Directory)
-            }
-        },
+/// The format of new layers, and why it is that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerFormatInUse {
+    /// Of layers to be made.
+    pub format: LayerFormat,
+    /// Why.
+    pub reason: LayerFormatReason,
+}
+
+/// Why layers have the format they have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LayerFormatReason {
+    /// The configuration says so.
+    #[error("as configured")]
+    Configured,
+    /// Images were tried, and work.
+    #[error("images can be stacked here")]
+    Stackable,
+    /// Images were tried, and do not.
+    #[error("images cannot be stacked here: {0}")]
+    NotStackable(Errno),
+    /// Images could not be mounted once for all containers.
+    #[error("images cannot be mounted once for all: {0}")]
+    NotShared(String),
+    /// Containers have copies of their images.
+    #[error("containers have copies of them")]
+    Copied,
+}
+
+impl fmt::Display for LayerFormatInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.format, self.reason)
     }
+}
+
+/// The format asked for, or the best that works with uppers in `uppers`.
+pub(crate) fn choose(
+    choice: LayerFormatChoice,
+    layers: &Path,
+    uppers: &Path,
+) -> Result<LayerFormatInUse, Error> {
+    let (format, reason) = match choice {
+        LayerFormatChoice::Fixed(format) => (format, LayerFormatReason::Configured),
+        LayerFormatChoice::Probe => match images_work(layers, uppers)? {
+            Ok(()) => (LayerFormat::Erofs, LayerFormatReason::Stackable),
+            Err(errno) => (LayerFormat::Directory, LayerFormatReason::NotStackable(errno)),
+        },
+    };
+    Ok(LayerFormatInUse { format, reason })
 }
 
 /// Makes an image, mounts it, and stacks an overlay on the mount by its descriptor (Linux 6.15). Nothing of it is attached anywhere.

@@ -20,6 +20,7 @@
 
 mod chain;
 mod format;
+mod making;
 mod mounts;
 mod pin;
 pub(crate) mod stream;
@@ -36,7 +37,8 @@ use tokio::sync::watch;
 pub use self::chain::ChainId;
 pub(crate) use self::chain::LayerKey;
 pub(crate) use self::format::choose;
-pub use self::format::{LayerFormat, LayerFormatChoice};
+pub use self::format::{LayerFormat, LayerFormatChoice, LayerFormatInUse, LayerFormatReason};
+pub(crate) use self::making::{Making, Unfinished, Unpacked};
 pub(crate) use self::mounts::Mounts;
 use crate::erofs;
 use crate::error::Error;
@@ -44,7 +46,7 @@ use crate::trash::Trash;
 use crate::unpack::inherit::LayerView;
 use crate::unpack::root::Root;
 use crate::unpack::whiteout::Style;
-use crate::unpack::{DiskUsage, EntryPath, Limits, UnpackError, Unsealed, UnsealedImage};
+use crate::unpack::{DiskUsage, Limits};
 
 const TREE: &str = "fs";
 const IMAGE: &str = "erofs";
@@ -70,7 +72,7 @@ pub(crate) struct Layers {
     folder: PathBuf,
     pub(crate) style: Style,
     /// Of layers to be made.
-    pub(crate) format: LayerFormat,
+    pub(crate) format: LayerFormatInUse,
     pub(crate) limits: Limits,
     /// Where there are (or may be) layers to be mounted.
     mounts: Option<Mounts>,
@@ -101,35 +103,13 @@ pub(crate) struct Lease {
     pub(crate) key: LayerKey,
 }
 
-/// The right and duty to make a layer; given up on drop.
-pub(crate) struct Making {
-    layers: Arc<Layers>,
-    chain: ChainId,
-    /// Closed when this is over, which wakes those who wait.
-    _over: watch::Sender<()>,
-}
-
-/// A layer as unpacked, before what depends on the layers below it.
-pub(crate) enum Unpacked {
-    Directory(Unsealed),
-    Image(UnsealedImage),
-}
-
-/// A directory that becomes a layer; thrown away on drop.
-pub(crate) struct Unfinished {
-    layers: Arc<Layers>,
-    pub(crate) format: LayerFormat,
-    path: PathBuf,
-    committed: bool,
-}
-
 impl Layers {
     /// Takes over a folder: what is unfinished, damaged or unknown goes to the trash, and the known
     /// layers that are missing are not in the result.
     pub(crate) fn open(
         folder: &Path,
         known: HashMap<LayerKey, LayerInfo>,
-        (format, style): (LayerFormat, Style),
+        (format, style): (LayerFormatInUse, Style),
         mounts: Option<Mounts>,
         limits: Limits,
         trash: Arc<Trash>,
@@ -300,7 +280,7 @@ impl Layers {
         std::fs::create_dir(&path).map_err(Error::io("create", &path))?;
         let unfinished = Unfinished {
             layers: self.clone(),
-            format: self.format,
+            format: self.format.format,
             path,
             committed: false,
         };
@@ -370,124 +350,5 @@ impl Drop for Lease {
                 state.leases.remove(&self.key);
             }
         }
-    }
-}
-
-impl Unfinished {
-    /// The tree to fill, or the image to write.
-    pub(crate) fn files(&self) -> PathBuf {
-        self.path.join(match self.format {
-            LayerFormat::Directory => TREE,
-            LayerFormat::Erofs => IMAGE,
-        })
-    }
-
-    /// Where its recipe goes.
-    pub(crate) fn recipe(&self) -> PathBuf {
-        self.path.join(RECIPE)
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.committed
-            && let Err(error) = self.layers.trash.discard(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "cannot discard an unfinished layer");
-        }
-    }
-}
-
-impl Making {
-    /// Completes the layer with what depends on those below (top first) and makes it present.
-    /// Blocks.
-    pub(crate) fn commit(
-        self,
-        mut unfinished: Unfinished,
-        unpacked: Unpacked,
-        below: &[ChainId],
-    ) -> Result<Lease, Error> {
-        let key = self.chain.key(unfinished.format);
-        let below = || below.iter().filter_map(|chain| Some(self.layers.find(chain)?.0));
-        let info = match unpacked {
-            Unpacked::Directory(unsealed) => {
-                let views = match unsealed.needs_layers_below() {
-                    true => self.layers.views(below())?,
-                    false => Vec::new(),
-                };
-                self.seal_directory(&unfinished, unsealed, views)?
-            }
-            Unpacked::Image(unsealed) => {
-                let views = match unsealed.needs_layers_below() {
-                    true => self.layers.views(below())?,
-                    false => Vec::new(),
-                };
-                self.seal_image(unsealed, views)?
-            }
-        };
-        let path = self.layers.folder.join(key.as_str());
-        // Nothing of this name is known, but a discard may have failed.
-        self.layers
-            .trash
-            .discard(&path)
-            .map_err(Error::io("discard", &path))?;
-        std::fs::rename(&unfinished.path, &path).map_err(Error::io("rename to", &path))?;
-        unfinished.committed = true;
-        let mut state = self.layers.state();
-        state.present.insert(key.clone(), info);
-        *state.leases.entry(key.clone()).or_default() += 1;
-        drop(state);
-        Ok(Lease {
-            layers: self.layers.clone(),
-            key,
-        })
-    }
-
-    fn seal_directory(
-        &self,
-        unfinished: &Unfinished,
-        unsealed: Unsealed,
-        mut below: Vec<LayerView>,
-    ) -> Result<LayerInfo, Error> {
-        let side_file = unfinished.path.join(SIDE_FILE);
-        let usage = unsealed
-            .seal(self.layers.style, &side_file, &mut below)
-            .map_err(|source| self.refused(source))?;
-        let finished =
-            LayerView::open(&unfinished.files(), &side_file).map_err(Error::io("open", &unfinished.path))?;
-        let opaque_root = finished
-            .is_opaque(&EntryPath::root())
-            .map_err(|errno| Error::io("look at", &unfinished.path)(errno.into()))?;
-        Ok(LayerInfo {
-            chain: self.chain.clone(),
-            format: LayerFormat::Directory,
-            usage,
-            opaque_root,
-            side_file: !finished.side().is_empty(),
-        })
-    }
-
-    fn seal_image(&self, unsealed: UnsealedImage, mut below: Vec<LayerView>) -> Result<LayerInfo, Error> {
-        let sealed = unsealed.seal(&mut below).map_err(|source| self.refused(source))?;
-        Ok(LayerInfo {
-            chain: self.chain.clone(),
-            format: LayerFormat::Erofs,
-            usage: sealed.usage,
-            opaque_root: sealed.opaque_root,
-            side_file: false,
-        })
-    }
-
-    fn refused(&self, source: UnpackError) -> Error {
-        Error::Unpack {
-            digest: self.chain.digest().clone(),
-            source,
-        }
-    }
-}
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        self.layers.state().making.remove(&self.chain);
     }
 }

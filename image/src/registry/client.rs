@@ -87,7 +87,8 @@ impl Session {
         let (mut places, kept) = blocking("read the registry's configuration", move || {
             let kept = read.docker_config.as_deref().map(DockerConfig::read);
             let kept = kept.transpose()?.flatten();
-            let kept = kept.map(|kept| kept.helpers_in(read.credential_helpers.as_deref()));
+            let (helpers, limit) = (read.credential_helpers.as_deref(), read.helper_timeout);
+            let kept = kept.map(|kept| kept.helpers(helpers, limit));
             Ok((places(&read, &registry)?, kept))
         })
         .await?;

@@ -17,13 +17,13 @@ use crate::document;
 use crate::external::{Program, inherited, one_line};
 use crate::reference::Reference;
 
-/// A helper may have to ask a cloud, not a person.
-const HELPER_LIMIT: Duration = Duration::from_secs(30);
 /// Under which Docker Hub's credentials are kept by everyone.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 /// The user name that marks a secret as an identity token.
 const TOKEN_USER: &str = "<token>";
 const LARGEST_FILE: u64 = 1 << 20;
+/// A helper may have to ask a cloud, not a person.
+pub(super) const HELPER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A `config.json` that was read.
 #[derive(Deserialize)]
@@ -32,12 +32,18 @@ pub struct DockerConfig {
     file: PathBuf,
     #[serde(skip)]
     folder: Option<PathBuf>,
+    #[serde(skip, default = "helper_limit")]
+    limit: Duration,
     #[serde(default, deserialize_with = "document::nullable")]
     auths: BTreeMap<String, Entry>,
     #[serde(default, rename = "credsStore")]
     store: Option<String>,
     #[serde(default, rename = "credHelpers", deserialize_with = "document::nullable")]
     helpers: BTreeMap<String, String>,
+}
+
+fn helper_limit() -> Duration {
+    HELPER_LIMIT
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -89,10 +95,11 @@ impl DockerConfig {
         Ok(Some(config))
     }
 
-    /// Takes helpers from this folder, not from PATH.
+    /// Takes helpers from this folder, not from PATH, and gives each so much time.
     #[must_use]
-    pub fn helpers_in(mut self, folder: Option<&Path>) -> Self {
+    pub fn helpers(mut self, folder: Option<&Path>, limit: Duration) -> Self {
         self.folder = folder.map(Path::to_owned);
+        self.limit = limit;
         self
     }
 
@@ -158,7 +165,7 @@ impl DockerConfig {
             arguments: vec!["get".into()],
             environment: environment.into_iter().filter_map(inherited).collect(),
             input: format!("{server}\n").into_bytes(),
-            limit: HELPER_LIMIT,
+            limit: self.limit,
         };
         let said = program.run().await.map_err(|error| failed(error.to_string()))?;
         if !said.success {

@@ -59,6 +59,8 @@ pub struct RegistryConfig {
     pub docker_config: Option<PathBuf>,
     /// Where the credential helpers that it names are; `None` for PATH.
     pub credential_helpers: Option<PathBuf>,
+    /// How long one may take to answer.
+    pub helper_timeout: Duration,
     /// Where host names are looked up.
     pub names: NameFiles,
     /// Requests under way to one host at a time.
@@ -87,6 +89,7 @@ impl Default for RegistryConfig {
             .to_vec(),
             docker_config: None,
             credential_helpers: None,
+            helper_timeout: docker_config::HELPER_LIMIT,
             names: NameFiles::default(),
             connections_per_host: 6,
             connect_timeout: Duration::from_secs(30),

@@ -143,7 +143,7 @@ impl Session {
     }
 
     /// Sends a request and follows redirects. What is ours (authorization, configured headers)
-    /// stays with the endpoint's own origin, and https is never left for http.
+    /// stays with the endpoint's own origin. https is left for http only by who was declared insecure.
     async fn follow(
         &self,
         place: &Place,
@@ -183,7 +183,9 @@ impl Session {
                 .and_then(|value| value.to_str().ok());
             let next = location.and_then(|location| url.join(location).ok());
             let next = next.ok_or_else(|| self.protocol("it redirects to nowhere"))?;
-            let downgrade = url.scheme() == "https" && next.scheme() != "https";
+            let downgrade = url.scheme() == "https"
+                && next.scheme() != "https"
+                && !(place.endpoint.tls.skip_verify && next.scheme() == "http");
             if downgrade || !matches!(next.scheme(), "http" | "https") {
                 return Err(self.protocol("it redirects from https to something else").into());
             }

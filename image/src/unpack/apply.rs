@@ -17,25 +17,25 @@ use super::recipe::RecipeWriter;
 use super::root::{Root, stat_at};
 use super::tar::{Entry, Kind, Segment, TarReader};
 use super::whiteout::{Marker, Whiteouts, is_whiteout_device};
-use super::{DiskUsage, Limits, UnpackError, Unsealed, refused};
+use super::{DiskUsage, UnpackError, Unsealed, refused};
 use crate::usage::measure_at;
 
 const BLOCK: u64 = 4096;
 
-pub(super) struct Unpacker {
+pub(super) struct Unpacker<'a> {
     root: Root,
     times: Vec<(EntryPath, (i64, u32))>,
     implicit: BTreeSet<EntryPath>,
     links: Vec<(EntryPath, EntryPath)>,
     whiteouts: Whiteouts,
     usage: DiskUsage,
-    meter: Meter,
+    meter: Meter<'a>,
 }
 
 type Tar<R> = TarReader<R, RecipeWriter>;
 
-impl Unpacker {
-    pub(super) fn new(root: Root, limits: Limits) -> Self {
+impl<'a> Unpacker<'a> {
+    pub(super) fn new(root: Root, meter: Meter<'a>) -> Self {
         Self {
             root,
             times: Vec::new(),
@@ -47,7 +47,7 @@ impl Unpacker {
                 bytes: BLOCK,
                 inodes: 1,
             },
-            meter: Meter::new(limits),
+            meter,
         }
     }
 
@@ -78,6 +78,7 @@ impl Unpacker {
         match Marker::of(&path) {
             Ok(None) => {}
             Ok(Some(marker)) => {
+                self.meter.remember(path.as_bytes().len())?;
                 self.whiteouts.add(marker);
                 return Ok(());
             }
@@ -159,6 +160,7 @@ impl Unpacker {
             }
         };
         metadata::apply(fd.as_fd(), &Attributes::of(entry)).map_err(step("set attributes"))?;
+        self.meter.remember(path.as_bytes().len())?;
         self.implicit.remove(&path);
         self.times.push((path, entry.mtime));
         Ok(())
@@ -195,6 +197,8 @@ impl Unpacker {
                 fs::linkat(&directory, target_name, parent, name, AtFlags::empty()).map_err(step("link"))
             }
             None => {
+                self.meter
+                    .remember(path.as_bytes().len() + target.as_bytes().len())?;
                 self.links.push((path.clone(), target));
                 Ok(())
             }
@@ -258,6 +262,7 @@ impl Unpacker {
                     )
                     .map_err(refused(&below, "make the parent directory"))?;
                     self.count_directory();
+                    self.meter.remember(below.as_bytes().len())?;
                     self.implicit.insert(below.clone());
                     self.root.directory(&below)
                 }

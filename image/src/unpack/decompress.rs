@@ -1,15 +1,18 @@
 //! gzip, zstd or nothing, told by the first bytes: media types in registries are often wrong.
 //!
-//! A zstd decoder needs a window of memory as large as its stream says. Streams with windows over 8 MiB, which only
-//! `--ultra` or `--long` make, are decoded one at a time in the whole process.
+//! A zstd decoder needs a window of memory as large as its frames say: the caller says what it may have.
 
 use std::io::{self, BufRead, Read};
-use std::sync::{Condvar, Mutex, PoisonError};
 
-/// zstd frames may ask for a window of up to this many bytes (2^27).
-const LARGEST_WINDOW_LOG: u32 = 27;
-/// What a decoder may take while others decode, too (RFC 8878, 3.1.1.1.2: what every decoder should support).
-const SHARED_WINDOW: u64 = 8 << 20;
+/// zstd frames may never ask for a window of more than 2^27 bytes.
+pub const LARGEST_WINDOW_LOG: u32 = 27;
+
+/// A zstd frame wants a window larger than was granted.
+#[derive(Debug, thiserror::Error)]
+#[error("a zstd window of more than 2^{granted} bytes")]
+pub struct WindowTooLarge {
+    granted: u32,
+}
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,22 +39,55 @@ impl Compression {
     }
 }
 
-/// A decompressing reader over `input`.
+/// A decompressing reader over `input`. Of a zstd stream, `grant` is told the window that its first frame asks for, if it
+/// can be told, and says how large (2^n bytes) the windows of all its frames may be.
 ///
 /// # Errors
-/// The first bytes cannot be read, or zstd cannot be set up.
-pub fn decompress<'a>(mut input: impl BufRead + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+/// The first bytes cannot be read, zstd cannot be set up; or, on reading too, an error of which [`is_too_large`] knows.
+pub fn decompress<'a>(
+    mut input: impl BufRead + Send + 'a,
+    grant: impl FnOnce(Option<u64>) -> u32,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
     Ok(match Compression::detect(input.fill_buf()?) {
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
         Compression::Zstd => {
-            let large = window(input.fill_buf()?).is_none_or(|window| window > SHARED_WINDOW);
-            let turn = large.then(Turn::wait);
+            let first = window(input.fill_buf()?);
+            let granted = grant(first).min(LARGEST_WINDOW_LOG);
+            if first.is_some_and(|first| first > 1 << granted) {
+                return Err(io::Error::other(WindowTooLarge { granted }));
+            }
             let mut decoder = zstd::Decoder::with_buffer(input)?;
-            decoder.window_log_max(LARGEST_WINDOW_LOG)?;
-            Box::new(InTurn { decoder, _turn: turn })
+            decoder.window_log_max(granted)?;
+            Box::new(Granted { decoder, granted })
         }
         Compression::None => Box::new(input),
     })
+}
+
+/// Whether decompressing failed because of a window larger than was granted.
+#[must_use]
+pub fn is_too_large(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<WindowTooLarge>())
+}
+
+/// Tells a window that was not granted from damage.
+struct Granted<R> {
+    decoder: R,
+    granted: u32,
+}
+
+impl<R: Read> Read for Granted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.decoder.read(buffer).map_err(|error| {
+            // All that zstd's binding gives is its text (ZSTD_error_frameParameter_windowTooLarge).
+            if error.to_string() == "Frame requires too much memory for decoding" {
+                return io::Error::other(WindowTooLarge {
+                    granted: self.granted,
+                });
+            }
+            error
+        })
+    }
 }
 
 /// The window that the first frame asks for; `None` where it cannot be told from its first bytes, as of a skippable
@@ -75,44 +111,6 @@ fn window(head: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(size) + added)
 }
 
-/// Whether somebody has a large window.
-static TAKEN: Mutex<bool> = Mutex::new(false);
-static FREED: Condvar = Condvar::new();
-
-/// The right to a large window.
-struct Turn;
-
-impl Turn {
-    /// Blocks until nobody else has it.
-    fn wait() -> Self {
-        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken = FREED
-            .wait_while(taken, |taken| *taken)
-            .unwrap_or_else(PoisonError::into_inner);
-        *taken = true;
-        Self
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        FREED.notify_one();
-    }
-}
-
-struct InTurn<R> {
-    // Dropped first: its window is free when the next one's turn comes.
-    decoder: R,
-    _turn: Option<Turn>,
-}
-
-impl<R: Read> Read for InTurn<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.decoder.read(buffer)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -127,7 +125,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut plain = Vec::new();
-        decompress(bytes)?.read_to_end(&mut plain)?;
+        decompress(bytes, |_| LARGEST_WINDOW_LOG)?.read_to_end(&mut plain)?;
         Ok(plain)
     }
 
@@ -175,18 +173,24 @@ mod tests {
     }
 
     #[test]
-    fn large_windows_take_turns() {
-        let (large, small) = (with_window(24, 1000), with_window(20, 1000));
-        let mut first = decompress(&large[..]).unwrap();
-        assert_eq!(read(&small).unwrap().len(), 1000, "small ones need not wait");
-        std::thread::scope(|scope| {
-            let second = scope.spawn(|| read(&large).unwrap().len());
+    fn windows_are_granted() {
+        let (large, small) = (with_window(24, 1 << 20), with_window(20, 1000));
+        let read = |bytes: &[u8]| {
+            let mut told = None;
             let mut plain = Vec::new();
-            first.read_to_end(&mut plain).unwrap();
-            assert!(!second.is_finished(), "it must wait for its turn");
-            drop(first);
-            assert_eq!(second.join().unwrap(), 1000);
-        });
+            let reader = decompress(bytes, |first| {
+                told = Some(first);
+                23
+            });
+            let outcome = reader.and_then(|mut reader| reader.read_to_end(&mut plain));
+            (told, outcome.map_err(|error| is_too_large(&error)))
+        };
+        assert_eq!(read(&large), (Some(Some(1 << 24)), Err(true)));
+        assert_eq!(read(&small), (Some(Some(1 << 20)), Ok(1000)));
+        // A later frame is no way around it.
+        assert_eq!(read(&[small, large].concat()).1, Err(true));
+        assert_eq!(read(&gzip(b"x")), (None, Ok(1)));
+        assert_eq!(read(&[0x28, 0xb5, 0x2f, 0xfd, 0xff]).1, Err(false));
     }
 
     #[test]

@@ -37,6 +37,17 @@ pub fn unpack_image(
     recipe: RecipeWriter,
     limits: &Limits,
 ) -> Result<UnsealedImage, UnpackError> {
+    unpack_image_sharing(archive, target, recipe, limits, &|| true)
+}
+
+/// As [`unpack_image`], but before it remembers very many names, it asks whether it may.
+pub(crate) fn unpack_image_sharing(
+    archive: impl BufRead,
+    target: &Path,
+    recipe: RecipeWriter,
+    limits: &Limits,
+    more: &dyn Fn() -> bool,
+) -> Result<UnsealedImage, UnpackError> {
     let file = File::options()
         .read(true)
         .write(true)
@@ -50,23 +61,23 @@ pub fn unpack_image(
     let unpacker = ImageUnpacker {
         tree: Tree::new(),
         writer: Writer::new(file),
-        meter: Meter::new(*limits),
+        meter: Meter::new(*limits, more),
         links: Vec::new(),
         whiteouts: Whiteouts::default(),
     };
     unpacker.run(archive, recipe)
 }
 
-struct ImageUnpacker {
+struct ImageUnpacker<'a> {
     tree: Tree,
     writer: Writer,
-    meter: Meter,
+    meter: Meter<'a>,
     /// Hard links whose target must be in a layer below.
     links: Vec<(EntryPath, EntryPath)>,
     whiteouts: Whiteouts,
 }
 
-impl ImageUnpacker {
+impl ImageUnpacker<'_> {
     fn run(mut self, archive: impl BufRead, recipe: RecipeWriter) -> Result<UnsealedImage, UnpackError> {
         let mut tar = TarReader::new(archive, recipe);
         while let Some(entry) = tar.next_entry()? {

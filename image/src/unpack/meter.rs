@@ -11,20 +11,25 @@ const HEADROOM_INTERVAL: u64 = 64 << 20;
 /// What an entry takes in memory besides its name, about.
 const ENTRY_MEMORY: u64 = 128;
 
+/// What a layer may remember before it has to ask for more.
+const SHARE: u64 = 3 << 20;
+
 /// What was counted so far.
-#[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct Meter<'a> {
     limits: Limits,
+    /// Whether more than [`SHARE`] may be remembered.
+    more: &'a dyn Fn() -> bool,
     entries: u64,
     written: u64,
     remembered: u64,
     next_look: u64,
 }
 
-impl Meter {
-    pub(super) fn new(limits: Limits) -> Self {
+impl<'a> Meter<'a> {
+    pub(super) fn new(limits: Limits, more: &'a dyn Fn() -> bool) -> Self {
         Self {
             limits,
+            more,
             entries: 0,
             written: 0,
             remembered: 0,
@@ -40,7 +45,14 @@ impl Meter {
 
     /// One more name (or target) of so many bytes that stays in memory to the end.
     pub(super) fn remember(&mut self, bytes: usize) -> Result<(), UnpackError> {
+        let before = self.remembered;
         self.remembered += ENTRY_MEMORY + bytes as u64;
+        if before <= SHARE && self.remembered > SHARE && !(self.more)() {
+            return Err(UnpackError::Limit {
+                what: "bytes of names for now",
+                limit: SHARE,
+            });
+        }
         within(self.remembered, self.limits.names, "bytes of names")
     }
 

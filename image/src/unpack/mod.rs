@@ -43,8 +43,10 @@ use std::path::Path;
 use rustix::io::Errno;
 
 pub use self::image::unpack_image;
+pub(crate) use self::image::unpack_image_sharing;
 pub use self::image_seal::{SealedImage, UnsealedImage};
 pub(crate) use self::metadata::{copy_metadata, copy_node, read_xattrs, times_of};
+use self::meter::Meter;
 pub use self::path::{EntryPath, PathProblem};
 use self::recipe::RecipeWriter;
 use self::root::Root;
@@ -61,7 +63,7 @@ pub struct Limits {
     pub ratio: u64,
     /// Bytes of the disk that must stay free.
     pub headroom: u64,
-    /// Bytes of memory for the names of a layer that becomes one image.
+    /// Bytes of memory for names: of all that is in a layer that becomes one image, of the directories of another.
     pub names: u64,
 }
 
@@ -189,12 +191,23 @@ pub fn unpack(
     recipe: RecipeWriter,
     limits: &Limits,
 ) -> Result<Unsealed, UnpackError> {
+    unpack_sharing(archive, target, recipe, limits, &|| true)
+}
+
+/// As [`unpack`], but before it remembers very many names, it asks whether it may.
+pub(crate) fn unpack_sharing(
+    archive: impl BufRead,
+    target: &Path,
+    recipe: RecipeWriter,
+    limits: &Limits,
+    more: &dyn Fn() -> bool,
+) -> Result<Unsealed, UnpackError> {
     let root = Root::open(target).map_err(|errno| UnpackError::Step {
         path: EntryPath::root(),
         step: "open the layer's root",
         errno,
     })?;
-    apply::Unpacker::new(root, *limits).run(archive, recipe)
+    apply::Unpacker::new(root, Meter::new(*limits, more)).run(archive, recipe)
 }
 
 fn refused<'a>(path: &'a EntryPath, step: &'static str) -> impl Fn(Errno) -> UnpackError + Copy + 'a {

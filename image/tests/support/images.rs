@@ -93,6 +93,16 @@ pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).unwrap()
 }
 
+/// With a window of 2^`log` bytes, which a decoder has to keep.
+pub(crate) fn zstd_with_window(bytes: &[u8], log: u32) -> Vec<u8> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(log).unwrap();
+    // Else the frame is one segment, and the window as large as it.
+    encoder.include_contentsize(false).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
 /// A layer as it is stored in a registry.
 #[derive(Clone)]
 pub(crate) struct Layer {

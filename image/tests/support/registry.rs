@@ -2,7 +2,6 @@
 //! request.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -26,6 +25,7 @@ use super::images::{INDEX, MANIFEST, TestImage};
 /// What a request looked like.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
+    pub(crate) method: http::Method,
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) authorization: Option<String>,
@@ -34,7 +34,7 @@ pub(crate) struct Seen {
     pub(crate) headers: http::HeaderMap,
 }
 
-type Answer = Response<BoxBody<Bytes, std::io::Error>>;
+pub(crate) type Answer = Response<BoxBody<Bytes, std::io::Error>>;
 /// Looks at a request before the registry does; an answer of its own wins.
 type Fault = Box<dyn FnMut(&Seen) -> Option<Answer> + Send>;
 
@@ -44,7 +44,13 @@ struct State {
     blobs: HashMap<String, Vec<u8>>,
     seen: Vec<Seen>,
     fault: Option<Fault>,
+    /// Uploads begun so far.
+    uploads: usize,
 }
+
+/// Answered in this way, a request is not: the connection ends.
+#[derive(Clone)]
+struct HangUp;
 
 /// A running registry; ends with the value.
 pub(crate) struct TestRegistry {
@@ -133,6 +139,18 @@ impl TestRegistry {
         self.state.lock().unwrap().fault = Some(Box::new(fault));
     }
 
+    /// What is stored under a digest.
+    pub(crate) fn blob(&self, digest: &str) -> Option<Vec<u8>> {
+        self.state.lock().unwrap().blobs.get(digest).cloned()
+    }
+
+    /// Type and bytes of the manifest of `app:tag`.
+    pub(crate) fn manifest(&self, name: &str) -> Option<(String, Vec<u8>)> {
+        let (repository, tag) = name.split_once(':').unwrap();
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        self.state.lock().unwrap().manifests.get(&path).cloned()
+    }
+
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.lock().unwrap().seen.clone()
     }
@@ -144,8 +162,14 @@ impl TestRegistry {
 
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, state: Arc<Mutex<State>>) {
     let service = service_fn(move |request| {
-        let answer = answer(&state, &request);
-        async move { Ok::<_, Infallible>(answer) }
+        let state = state.clone();
+        async move {
+            let answer = answer(&state, request).await;
+            match answer.extensions().get::<HangUp>() {
+                Some(HangUp) => Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted)),
+                None => Ok(answer),
+            }
+        }
     });
     // A connection that breaks is what some faults are about.
     let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
@@ -190,6 +214,13 @@ pub(crate) fn answer_with(status: u16, headers: &[(&str, &str)], bytes: &[u8]) -
     response.body(full(bytes)).unwrap()
 }
 
+/// No answer at all: the connection ends, whatever was still to be read of the request.
+pub(crate) fn hang_up() -> Answer {
+    let mut answer = status(500);
+    answer.extensions_mut().insert(HangUp);
+    answer
+}
+
 /// Promises all of `bytes`, and cuts the connection after `at` of them.
 pub(crate) fn cut(bytes: &[u8], at: usize) -> Answer {
     let part = Ok(Frame::data(Bytes::copy_from_slice(&bytes[..at])));
@@ -206,6 +237,21 @@ pub(crate) fn cut(bytes: &[u8], at: usize) -> Answer {
         .header("content-length", bytes.len())
         .body(body.boxed())
         .unwrap()
+}
+
+/// The bytes, without a copy of them.
+pub(crate) fn shared(bytes: &Bytes) -> Answer {
+    Response::new(Full::new(bytes.clone()).map_err(|never| match never {}).boxed())
+}
+
+/// The bytes, once the gate is open.
+pub(crate) fn held(bytes: &[u8], mut gate: tokio::sync::watch::Receiver<bool>) -> Answer {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let pieces = stream::once(async move {
+        let opened = gate.wait_for(|open| *open).await;
+        opened.map(|_| Frame::data(bytes)).map_err(std::io::Error::other)
+    });
+    Response::builder().body(StreamBody::new(pieces).boxed()).unwrap()
 }
 
 /// The bytes after a while, with a count of how many answers are on their way at once.
@@ -245,7 +291,7 @@ impl Drop for Entry {
     }
 }
 
-fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Answer {
+async fn answer(state: &Mutex<State>, request: Request<Incoming>) -> Answer {
     let header = |name| {
         request
             .headers()
@@ -253,6 +299,7 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Answer {
             .map(|value| value.to_str().unwrap().to_owned())
     };
     let seen = Seen {
+        method: request.method().clone(),
         path: request.uri().path().to_owned(),
         query: request.uri().query().unwrap_or_default().to_owned(),
         authorization: header("authorization"),
@@ -260,40 +307,70 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Answer {
         version: request.version(),
         headers: request.headers().clone(),
     };
-    let mut state = state.lock().unwrap();
-    state.seen.push(seen.clone());
-    if let Some(fault) = &mut state.fault
-        && let Some(answer) = fault(&seen)
     {
-        return answer;
-    }
-    if let Some((media_type, bytes)) = state.manifests.get(&seen.path) {
-        return Response::builder()
-            .header("content-type", media_type)
-            .body(full(bytes))
-            .unwrap();
-    }
-    let blob = seen
-        .path
-        .rsplit_once("/blobs/")
-        .and_then(|(_, digest)| state.blobs.get(digest));
-    let Some(blob) = blob else { return status(404) };
-    match seen
-        .range
-        .as_deref()
-        .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
-    {
-        Some(start) => {
-            let start: usize = start;
-            Response::builder()
-                .status(StatusCode::PARTIAL_CONTENT)
-                .header(
-                    "content-range",
-                    format!("bytes {start}-{}/{}", blob.len() - 1, blob.len()),
-                )
-                .body(full(&blob[start..]))
-                .unwrap()
+        let mut state = state.lock().unwrap();
+        state.seen.push(seen.clone());
+        if let Some(fault) = &mut state.fault
+            && let Some(answer) = fault(&seen)
+        {
+            return answer;
         }
-        None => body(blob),
+    }
+    if matches!(seen.method, http::Method::POST | http::Method::PUT) {
+        return match request.into_body().collect().await {
+            Ok(body) => state.lock().unwrap().take(&seen, &body.to_bytes()),
+            Err(_) => hang_up(),
+        };
+    }
+    state.lock().unwrap().give(&seen)
+}
+
+impl State {
+    fn give(&self, seen: &Seen) -> Answer {
+        if let Some((media_type, bytes)) = self.manifests.get(&seen.path) {
+            return Response::builder()
+                .header("content-type", media_type)
+                .body(full(bytes))
+                .unwrap();
+        }
+        let blob = seen
+            .path
+            .rsplit_once("/blobs/")
+            .and_then(|(_, digest)| self.blobs.get(digest));
+        let Some(blob) = blob else { return status(404) };
+        let range = seen.range.as_deref();
+        let start = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let Some(start) = start else { return body(blob) };
+        let start: usize = start;
+        let range = format!("bytes {start}-{}/{}", blob.len() - 1, blob.len());
+        Response::builder()
+            .status(StatusCode::PARTIAL_CONTENT)
+            .header("content-range", range)
+            .body(full(&blob[start..]))
+            .unwrap()
+    }
+
+    /// The push side: an upload begins, an upload ends, a manifest comes.
+    fn take(&mut self, seen: &Seen, bytes: &[u8]) -> Answer {
+        if seen.path.ends_with("/blobs/uploads/") {
+            self.uploads += 1;
+            return with_header(202, "location", &format!("{}{}?state=x", seen.path, self.uploads));
+        }
+        if seen.path.contains("/blobs/uploads/") {
+            let named = seen
+                .query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("digest="));
+            let digest = named.unwrap_or_default().replace("%3A", ":");
+            if Digest::sha256(bytes).to_string() != digest {
+                return status(400);
+            }
+            self.blobs.insert(digest, bytes.to_vec());
+            return status(201);
+        }
+        let media_type = seen.headers["content-type"].to_str().unwrap().to_owned();
+        self.manifests
+            .insert(seen.path.clone(), (media_type, bytes.to_vec()));
+        status(201)
     }
 }

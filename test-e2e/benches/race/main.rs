@@ -20,6 +20,7 @@ mod crowd;
 mod cycle;
 mod limit;
 mod limit_network;
+mod limit_pull;
 mod logs;
 mod machine;
 mod memory;
@@ -72,7 +73,7 @@ async fn race(options: &Options, scratch: &std::path::Path) {
             Part::Memory => memory::measure(&mut contenders, &mut report).await,
             Part::Answer => memory::first_answer(&mut contenders, &mut report).await,
             Part::Logs => logs::measure(&mut contenders, &mut report).await,
-            Part::Pull => pull::measure(&mut contenders, &mut report).await,
+            Part::Pull => pull::measure(&mut contenders, scratch, &mut report).await,
         }
     }
     for contender in contenders {

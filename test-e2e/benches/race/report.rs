@@ -18,6 +18,7 @@ pub(crate) struct Row {
     cells: Vec<String>,
     /// The machine's own limit, in the unit.
     pub(crate) limit: Option<f64>,
+    limit_cell: String,
 }
 
 /// What was found.
@@ -54,11 +55,23 @@ impl Report {
             figures,
             cells: texts,
             limit: limit.map(|limit| limit.as_secs_f64() * 1000.0),
+            limit_cell: limit.map(milliseconds).unwrap_or_default(),
         });
     }
 
     /// One figure per contender.
     pub(crate) fn row(&mut self, name: &str, unit: &str, figures: impl IntoIterator<Item = Option<f64>>) {
+        self.row_beside(name, unit, figures, None);
+    }
+
+    /// As [`Report::row`], beside the machine's own limit in that unit.
+    pub(crate) fn row_beside(
+        &mut self,
+        name: &str,
+        unit: &str,
+        figures: impl IntoIterator<Item = Option<f64>>,
+        limit: Option<f64>,
+    ) {
         let figures: Vec<_> = figures.into_iter().collect();
         let cells = figures
             .iter()
@@ -68,7 +81,8 @@ impl Report {
             name: format!("{name}, {unit}"),
             figures,
             cells,
-            limit: None,
+            limit,
+            limit_cell: limit.map(plain).unwrap_or_default(),
         });
     }
 
@@ -96,17 +110,14 @@ impl Report {
         text.push_str(&"---|".repeat(self.titles.len() + 1));
         text.push('\n');
         for row in &self.rows {
-            let limit = row
-                .limit
-                .map(|limit| milliseconds(Duration::from_secs_f64(limit / 1000.0)));
             text.push_str(&format!(
                 "| {} | {} | {} |\n",
                 row.name,
                 row.cells.join(" | "),
-                limit.unwrap_or_default()
+                row.limit_cell
             ));
         }
-        text.push_str("\nCalls: p50 / p95 / max. Limit: the bare system calls of the same step, p50.\n");
+        text.push_str("\nCalls: p50 / p95 / max. Limit: the bare work of the same step, p50.\n");
         text
     }
 }

@@ -8,6 +8,8 @@ use crate::confinement::apparmor::PARSERS;
 const AREA: &str = "kernel";
 /// The oldest kernel that crisp is made for.
 const OLDEST: (u32, u32) = (5, 15);
+/// The first that stacks EROFS images by descriptor.
+const STACKS_IMAGES: (u32, u32) = (6, 15);
 
 pub(super) fn findings(host: &Host) -> Vec<Finding> {
     let text = host.read("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -27,13 +29,19 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
         )
     });
     findings.push(user_namespaces(host, newer(version, (6, 3))));
-    findings.push(erofs(host, newer(version, (6, 15))));
+    findings.push(erofs(host, newer(version, STACKS_IMAGES)));
     findings.push(seccomp(host));
     findings.push(memfd(host));
     findings.push(pressure(host));
     findings.push(Finding::has(AREA, "security modules", security_modules(host)));
     findings.extend(apparmor(host));
     findings
+}
+
+/// Whether layers can be EROFS images.
+pub(super) fn stacks_images(host: &Host) -> bool {
+    let text = host.read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    has_file_system(host, "erofs") && parse(&text).is_some_and(|version| version >= STACKS_IMAGES)
 }
 
 fn parse(release: &str) -> Option<(u32, u32)> {

@@ -157,6 +157,8 @@ fn findings(config: &Config) -> Vec<Finding> {
     findings.extend(network::findings(&host, &config.network));
     findings.push(probe::netfilter());
     findings.extend(storage::findings(&config.data_dir));
+    let stackable = kernel::stacks_images(&host);
+    findings.push(storage::layers(config.image.layer_format, stackable));
     findings.push(node::supervisor(&config.supervisor.path));
     findings.extend(node::neighbours(&host, &config.socket));
     findings

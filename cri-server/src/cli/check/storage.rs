@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use image::{LayerFormat, LayerFormatChoice};
 use rustix::fs::statvfs;
 
 use super::{Finding, probe};
@@ -98,10 +99,50 @@ fn overlay(place: &Path) -> Finding {
     }
 }
 
+/// In which form layers will be kept; `stackable`: the kernel can stack images.
+pub(super) fn layers(choice: LayerFormatChoice, stackable: bool) -> Finding {
+    const WHAT: &str = "layer format";
+    let effect = "no container can be started from such layers";
+    match (choice, stackable) {
+        (LayerFormatChoice::Fixed(LayerFormat::Erofs), false) => Finding::lacks(
+            AREA,
+            WHAT,
+            "erofs, as configured, which this kernel cannot stack",
+            effect,
+            "image.layer_format = \"auto\"",
+        )
+        .essential(),
+        (LayerFormatChoice::Fixed(format), _) => Finding::has(AREA, WHAT, format!("{format}, as configured")),
+        (LayerFormatChoice::Probe, true) => Finding::has(AREA, WHAT, "erofs: this kernel can stack images"),
+        (LayerFormatChoice::Probe, false) => {
+            Finding::has(AREA, WHAT, "directory: this kernel cannot stack EROFS images")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::check::Verdict;
+
+    #[test]
+    fn the_layer_format_is_told_with_its_reason() {
+        let erofs = LayerFormatChoice::Fixed(LayerFormat::Erofs);
+        assert_eq!(
+            layers(LayerFormatChoice::Probe, true).detail,
+            "erofs: this kernel can stack images"
+        );
+        assert!(
+            layers(LayerFormatChoice::Probe, false)
+                .detail
+                .starts_with("directory: ")
+        );
+        assert_eq!(layers(erofs, true).detail, "erofs, as configured");
+        assert!(matches!(
+            layers(erofs, false).verdict,
+            Verdict::LacksEssential { .. }
+        ));
+    }
 
     #[test]
     fn space_is_scarce_by_size_or_by_share() {
