@@ -1,25 +1,27 @@
 //! The store killed at each step, and the power going off there: an image is complete or absent, never half.
 //!
-//! A child (this program again, as the ignored test below) imports an image while strace kills it at the n-th call of
-//! a kind that changes the disk. What then is on the disk, and what had reached the device by then, are both opened.
+//! A child (this test again, with its part in the environment) imports or pulls an image while strace kills it at the
+//! n-th call of a kind that changes the disk. What then is on the disk, and what had reached the device by then, are
+//! both opened.
 
 mod support;
 
 use std::path::Path;
 use std::process::Command;
 
-use image::{ImportOptions, LayerFormat, LayerFormatChoice, Store};
+use image::{ImportOptions, LayerFormat, LayerFormatChoice, PullRequest, Store};
 use support::config;
 use support::disk::Disk;
 use support::images::{Layer, Tar, TestImage, layout};
+use support::registry::TestRegistry;
 
-/// Where the child is to work, and in which format.
+/// Where the child is to work, and where its image comes from: an address, or nowhere.
 const FOLDER: &str = "CRASH_FOLDER";
-const FORMAT: &str = "CRASH_FORMAT";
+const REGISTRY: &str = "CRASH_REGISTRY";
 /// Calls that change the disk, or make sure of it.
 const STEPS: [&str; 6] = ["mkdir", "rename", "syncfs", "fsync", "pwrite64", "ftruncate"];
 
-fn archive() -> Vec<u8> {
+fn image() -> TestImage {
     let base = Tar::default()
         .dir("d/", 0o755)
         .file("d/a", vec![b'a'; 9000])
@@ -28,8 +30,39 @@ fn archive() -> Vec<u8> {
         .file("d/.wh.a", "")
         .file("c", vec![b'c'; 5000])
         .hard_link("e", "b");
-    let image = TestImage::new([base, top].map(|tar| Layer::gzip(&tar.finish())).to_vec());
-    layout(&[("app:1", &image)])
+    TestImage::new([base, top].map(|tar| Layer::gzip(&tar.finish())).to_vec())
+}
+
+/// Where an image comes from.
+enum Source {
+    Archive,
+    /// At this address.
+    Registry(String),
+}
+
+impl Source {
+    /// What the image is called then.
+    fn name(&self) -> String {
+        match self {
+            Self::Archive => "app:1".into(),
+            Self::Registry(address) => format!("{address}/app:1"),
+        }
+    }
+
+    async fn bring(&self, store: &Store) -> Result<(), String> {
+        match self {
+            Self::Archive => {
+                let archive = layout(&[("app:1", &image())]);
+                let imported = store.import(&archive[..], ImportOptions::default()).await;
+                imported.map(drop).map_err(|error| error.to_string())
+            }
+            Self::Registry(_) => {
+                let request = PullRequest::anonymous(self.name().parse().unwrap());
+                let pulled = store.pull(request).await;
+                pulled.map(drop).map_err(|error| error.to_string())
+            }
+        }
+    }
 }
 
 async fn open(data: &Path, mounts: &Path, format: LayerFormat) -> Store {
@@ -41,28 +74,24 @@ async fn open(data: &Path, mounts: &Path, format: LayerFormat) -> Store {
     Store::open(settings).await.unwrap()
 }
 
-#[tokio::test]
-#[ignore = "the victim of the tests here"]
-async fn victim() {
-    let Some(folder) = std::env::var_os(FOLDER) else {
-        return;
+/// The child's part; `None` in the parent.
+async fn victim(format: LayerFormat) -> Option<()> {
+    let folder = std::env::var_os(FOLDER)?;
+    let source = match std::env::var(REGISTRY) {
+        Ok(address) => Source::Registry(address),
+        Err(_) => Source::Archive,
     };
     let folder = Path::new(&folder);
-    let format = match std::env::var(FORMAT).as_deref() {
-        Ok("erofs") => LayerFormat::Erofs,
-        _ => LayerFormat::Directory,
-    };
     let store = open(&folder.join("mnt/data"), &folder.join("mounts"), format).await;
-    store
-        .import(&archive()[..], ImportOptions::default())
-        .await
-        .unwrap();
+    source.bring(&store).await.unwrap();
+    Some(())
 }
 
 /// Whether the child came to its end.
-fn import_until(disk: &Disk, format: LayerFormat, step: &str, count: usize) -> bool {
+fn bring_until(test: &str, disk: &Disk, source: &Source, step: &str, count: usize) -> bool {
     let inject = format!("--inject={step}:signal=KILL:when={count}");
-    let output = Command::new("strace")
+    let mut command = Command::new("strace");
+    command
         .args([
             "-f",
             "-qq",
@@ -72,25 +101,30 @@ fn import_until(disk: &Disk, format: LayerFormat, step: &str, count: usize) -> b
             &inject,
         ])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored", "--test-threads=1"])
-        .env(FOLDER, disk.path().parent().unwrap())
-        .env(FORMAT, format.to_string())
+        .args(["--exact", test, "--test-threads=1"])
+        .env(FOLDER, disk.path().parent().unwrap());
+    if let Source::Registry(address) = source {
+        command.env(REGISTRY, address);
+    }
+    let output = command
         .output()
         .expect("strace is installed by test-e2e/setup.sh");
     output.status.success()
 }
 
 /// The image is whole (its files give the very archive it came from) or not there; and it can be imported.
-async fn is_whole_or_absent(disk: &Disk, format: LayerFormat, when: &str) {
+async fn is_whole_or_absent(disk: &Disk, source: &Source, format: LayerFormat, when: &str) {
     let store = open(&disk.path().join("data"), &disk.beside("mounts"), format).await;
-    if store.resolve("app:1").is_ok() {
-        let exported = store.export(&["app:1".into()], &mut Vec::new()).await;
+    let name = source.name();
+    let names = std::slice::from_ref(&name);
+    if store.resolve(&name).is_ok() {
+        let exported = store.export(names, &mut Vec::new()).await;
         exported.unwrap_or_else(|error| panic!("{when}: {error}"));
     }
-    let imported = store.import(&archive()[..], ImportOptions::default()).await;
-    imported.unwrap_or_else(|error| panic!("{when}: {error}"));
-    store.export(&["app:1".into()], &mut Vec::new()).await.unwrap();
-    store.remove("app:1").await.unwrap();
+    let brought = source.bring(&store).await;
+    brought.unwrap_or_else(|error| panic!("{when}: {error}"));
+    store.export(names, &mut Vec::new()).await.unwrap();
+    store.remove(&name).await.unwrap();
     store.settle().await;
     for folder in ["l", "trash", "blobs"] {
         let left = std::fs::read_dir(disk.path().join("data").join(folder)).unwrap();
@@ -99,21 +133,19 @@ async fn is_whole_or_absent(disk: &Disk, format: LayerFormat, when: &str) {
     }
 }
 
-async fn at_each_step(format: LayerFormat) {
+/// Every `stride`th of the small writes is hit: SQLite alone makes dozens.
+async fn at_each_step(test: &str, source: Source, format: LayerFormat, stride: usize) {
+    let mut kills = 0;
     for step in STEPS {
         let mut killed = 0;
-        // Counted until the child gets through; SQLite alone makes dozens of small writes, of which each seventh is hit.
-        for count in (1..).step_by(if step == "pwrite64" { 7 } else { 1 }) {
+        // Counted until the child gets through.
+        for count in (1..).step_by(if step == "pwrite64" { stride } else { 1 }) {
             let disk = Disk::new(24, 2000);
-            let done = import_until(&disk, format, step, count);
+            let done = tokio::task::block_in_place(|| bring_until(test, &disk, &source, step, count));
             let when = format!("{format}, killed at {step} number {count}");
-            is_whole_or_absent(
-                &disk.after_power_loss(),
-                format,
-                &format!("{when}, and without power"),
-            )
-            .await;
-            is_whole_or_absent(&disk, format, &when).await;
+            let without_power = format!("{when}, and without power");
+            is_whole_or_absent(&disk.after_power_loss(), &source, format, &without_power).await;
+            is_whole_or_absent(&disk, &source, format, &when).await;
             if done {
                 break;
             }
@@ -121,15 +153,41 @@ async fn at_each_step(format: LayerFormat) {
             assert!(count < 200, "{step} never comes to an end");
         }
         println!("{format}: {killed} kills at {step}");
+        kills += killed;
+    }
+    assert!(kills > 20, "the child is not where it was");
+}
+
+async fn imports(test: &str, format: LayerFormat) {
+    if victim(format).await.is_none() {
+        at_each_step(test, Source::Archive, format, 7).await;
     }
 }
 
-#[tokio::test]
-async fn directories_are_whole_or_absent() {
-    at_each_step(LayerFormat::Directory).await;
+async fn pulls(test: &str, format: LayerFormat) {
+    if victim(format).await.is_none() {
+        let registry = TestRegistry::start().await;
+        registry.add("app:1", &image());
+        at_each_step(test, Source::Registry(registry.address.to_string()), format, 17).await;
+    }
 }
 
-#[tokio::test]
-async fn images_are_whole_or_absent() {
-    at_each_step(LayerFormat::Erofs).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn imported_directories_are_whole_or_absent() {
+    imports("imported_directories_are_whole_or_absent", LayerFormat::Directory).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imported_images_are_whole_or_absent() {
+    imports("imported_images_are_whole_or_absent", LayerFormat::Erofs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulled_directories_are_whole_or_absent() {
+    pulls("pulled_directories_are_whole_or_absent", LayerFormat::Directory).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulled_images_are_whole_or_absent() {
+    pulls("pulled_images_are_whole_or_absent", LayerFormat::Erofs).await;
 }
