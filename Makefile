@@ -9,7 +9,7 @@ POD        := $(TARGET_DIR)/$(TRIPLE)/pod
 # Side by side, servers share the CPUs: more tests at once than this only wait for each other.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? 2 : n > 8 ? 8 : n )))
 
-.PHONY: help demo run build release test conformance test-vm test-vm-all bench bench-cycle lint doc clean
+.PHONY: help demo run build release test conformance test-vm test-vm-all bench bench-cycle lint fuzz-check doc clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -69,6 +69,10 @@ lint: ## formatting, lints and dependency directions
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	test-e2e/checks/dependencies.sh
+
+fuzz-check: ## that the fuzz targets compile, with the versions of this build and without a fuzzer
+	cp Cargo.lock fuzz/Cargo.lock
+	RUSTFLAGS="--cfg fuzzing -C target-feature=+crt-static" cargo check --manifest-path fuzz/Cargo.toml --no-default-features
 
 doc: ## the documentation of every crate
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items

@@ -56,6 +56,8 @@ pub struct Verbs {
     pub update: Inflight<(ContainerId, Resources), ()>,
     /// RemoveContainer.
     pub remove: Inflight<ContainerId, ()>,
+    /// ReopenContainerLog.
+    pub reopen_log: Inflight<ContainerId, ()>,
 }
 
 /// Everything that an operation may need.

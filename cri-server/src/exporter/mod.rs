@@ -34,6 +34,7 @@ pub fn render(app: &App) -> String {
     );
     text.sample(&[], app.started.elapsed().as_secs_f64());
     objects(app, &mut text);
+    streaming(app, &mut text);
     operations(app, &mut text);
     app.calls.render(&mut text);
     text.finish()
@@ -61,6 +62,20 @@ fn objects(app: &App, text: &mut Exposition) {
     }
     text.family("crisp_images", "Images in the store", Kind::Gauge);
     text.sample(&[], app.images.list().len() as f64);
+}
+
+/// Sessions, and the tasks that a session which has ended must not leave behind.
+fn streaming(app: &App, text: &mut Exposition) {
+    text.family(
+        "crisp_streaming_sessions",
+        "Exec, attach and port-forward sessions",
+        Kind::Gauge,
+    );
+    text.sample(&[], app.streaming.sessions() as f64);
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        text.family("crisp_tasks", "Tasks of the daemon", Kind::Gauge);
+        text.sample(&[], runtime.metrics().num_alive_tasks() as f64);
+    }
 }
 
 /// An operation that grows old is the first sign of a hanging volume, plugin or registry.

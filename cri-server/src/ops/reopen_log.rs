@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use crate::app::App;
-use crate::{Error, Result, logs};
+use crate::{Result, logs};
 
 /// Makes a running container's log go on in a new file, after kubelet has renamed the old one.
 ///
+/// One at a time: a file system that hangs holds one thread of the daemon's, however often kubelet asks. And whoever asks
+/// again has renamed again: the file that the call under way opens may be the renamed one, so its success is not theirs.
+///
 /// # Errors
-/// [`Error::State`] when it does not run; no file is created then.
+/// [`crate::Error::State`] when it does not run, or is reopened already; no file is created then.
 pub async fn reopen(app: &Arc<App>, id: &str) -> Result<()> {
     let (pod, container) = app.registry.container(id)?;
     container.running()?;
@@ -16,9 +19,16 @@ pub async fn reopen(app: &Arc<App>, id: &str) -> Result<()> {
         return Err(container.refuse("has no log: it was created without a log_path"));
     }
     let supervisor = pod.ready()?;
-    let log = logs::open(&container.record).await?;
-    supervisor
-        .reopen_log(container.record.wire_id()?, log)
-        .await
-        .map_err(Error::from)
+    let key = container.record.id.clone();
+    if app.inflight.reopen_log.is_running(&key) {
+        return Err(
+            container.refuse("is having its log reopened already: its file system may not answer; try later")
+        );
+    }
+    let container = container.clone();
+    let reopening = move || async move {
+        let log = logs::open(&container.record).await?;
+        Ok(supervisor.reopen_log(container.record.wire_id()?, log).await?)
+    };
+    Ok(app.inflight.reopen_log.run(key, reopening).await?)
 }

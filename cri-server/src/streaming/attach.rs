@@ -1,14 +1,17 @@
 //! Attach: a client at the stdio of a container that runs already, beside its log and other clients.
 //!
 //! The supervisor gives each client pipes of its own (see [`runtime::protocol::AttachStdio`]): a slow client is cut off
-//! there, and neither the container nor its log ever waits for one.
+//! there, and neither the container nor its log ever waits for one. It gets what it has left unread, and is told that
+//! there was more.
 
+use std::convert::Infallible;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use runtime::protocol::{self, Target, WindowSize};
 use tokio::sync::watch;
 
-use super::channel::Receiver;
+use super::channel::{Receiver, Sender};
 use super::endpoint::Endpoint;
 use super::pump::{self, Patience};
 use super::remotecommand::{Shape, Streams};
@@ -19,6 +22,10 @@ use crate::container::Container;
 use crate::pod::Pod;
 use crate::supervisor::Supervisor;
 use crate::{Error, Result};
+
+/// What a client is told whose output was cut off.
+const CUT_OFF: &str = "output cut off: this client does not read as fast as the container writes, or too many are \
+                       attached to it; the log has everything";
 
 /// An attachment that waits for its client.
 pub struct Request {
@@ -40,7 +47,8 @@ pub async fn run(app: &App, request: Request, streams: Streams) {
         end,
     } = streams;
     let session = async {
-        let attached = Attached::to(&request).await?;
+        let mut attached = Attached::to(&request).await?;
+        let sink = attached.stdin.take();
         // There is no process whose end would bound the wait: output ends when the container closes it.
         let (_running, ended) = watch::channel(false);
         let patience = Patience {
@@ -48,34 +56,35 @@ pub async fn run(app: &App, request: Request, streams: Streams) {
             drain: app.config.limits.exec_drain,
         };
         let fed = async {
-            pump::feed(stdin, attached.stdin.as_ref()).await;
-            drop(attached.stdin);
+            pump::feed(stdin, sink.as_ref()).await;
+            drop(sink);
         };
         let output = async {
-            let out = pump::drain(attached.stdout.as_ref(), stdout, patience.clone());
-            let err = pump::drain(attached.stderr.as_ref(), stderr, patience.clone());
-            tokio::join!(out, err);
+            let out = attached.hear(attached.stdout.as_ref(), stdout, patience.clone());
+            let err = attached.hear(attached.stderr.as_ref(), stderr, patience.clone());
+            tokio::try_join!(out, err)
         };
         let resized = resized(resize, &attached.supervisor, &attached.target);
-        match attached.stdout.is_some() || attached.stderr.is_some() {
-            // Input and sizes go on until the output is over.
-            true => {
-                let input = async { tokio::join!(fed, resized) };
-                tokio::pin!(input);
-                tokio::pin!(output);
-                tokio::select! {
-                    () = &mut output => {}
-                    _ = &mut input => output.await,
-                }
+        if attached.stdout.is_none() && attached.stderr.is_none() {
+            tokio::select! {
+                () = fed => {}
+                () = async { resized.await; std::future::pending().await } => {}
             }
-            false => {
-                tokio::select! {
-                    () = fed => {}
-                    () = async { resized.await; std::future::pending().await } => {}
-                }
-            }
+            return Ok(Ending::Success);
         }
-        Ok(Ending::Success)
+        // Input and sizes go on until the output is over.
+        let input = async {
+            tokio::join!(fed, resized);
+            std::future::pending::<Infallible>().await
+        };
+        let heard = tokio::select! {
+            heard = output => heard,
+            never = input => match never {},
+        };
+        Ok(match heard {
+            Ok(_) => Ending::Success,
+            Err(CutOff) => Ending::Failure(CUT_OFF.to_owned()),
+        })
     };
     let outcome: Result<Ending> = tokio::select! {
         outcome = session => outcome,
@@ -90,6 +99,8 @@ struct Attached {
     stdin: Option<Endpoint>,
     stdout: Option<Endpoint>,
     stderr: Option<Endpoint>,
+    /// Rings when an output was cut off; a supervisor of an older build has none.
+    bell: Option<OwnedFd>,
     supervisor: Supervisor,
     target: Target,
 }
@@ -105,6 +116,7 @@ impl Attached {
                 stdin: request.shape.stdin,
                 stdout: request.shape.stdout,
                 stderr: request.shape.stderr,
+                bell: true,
             })
             .await?;
         let endpoint = |fd: Option<_>| {
@@ -116,11 +128,34 @@ impl Attached {
             stdin: endpoint(stdio.stdin)?,
             stdout: endpoint(stdio.stdout)?,
             stderr: endpoint(stdio.stderr)?,
+            bell: stdio.bell,
             supervisor,
             target: Target::init(container),
         })
     }
+
+    /// One output, to its end.
+    async fn hear(
+        &self,
+        from: Option<&Endpoint>,
+        to: Option<Sender>,
+        patience: Patience,
+    ) -> std::result::Result<(), CutOff> {
+        pump::drain(from, to, patience).await;
+        // An eventfd that has rung has its eight bytes.
+        let rung = self
+            .bell
+            .as_ref()
+            .is_some_and(|bell| rustix::io::read(bell, &mut [0; 8]) == Ok(8));
+        match rung {
+            true => Err(CutOff),
+            false => Ok(()),
+        }
+    }
 }
+
+/// An output was not heard to its end.
+struct CutOff;
 
 /// The client's window to the container's terminal, which all clients share: the last to change it wins.
 async fn resized(from: Option<Receiver>, supervisor: &Supervisor, target: &Target) {

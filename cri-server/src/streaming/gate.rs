@@ -3,8 +3,9 @@
 //! A token cannot be guessed; this is the second wall. What a browser does by itself can be told from what kubelet does:
 //! - A page elsewhere that opens a WebSocket to us says so in `Origin`, and no page can leave that out.
 //! - A page whose own name was made to point to us (DNS rebinding) has that name in both `Host` and `Origin`.
-//! - kubelet hands on the request of the API server, with whatever `Host` and `Origin` that had, and adds
-//!   `X-Forwarded-For`. No page can set that header on a WebSocket, and none can ask for SPDY at all.
+//! - kubelet hands on the request of the API server, with whatever `Host` and `Origin` that had (a name of the node that the
+//!   node itself need not know), and adds `X-Forwarded-For`. No page can set that header on a WebSocket, and none can ask
+//!   for SPDY at all.
 
 use http::{HeaderMap, header};
 

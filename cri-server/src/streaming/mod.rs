@@ -75,7 +75,7 @@ pub struct Streaming {
     /// Requests that wait for their clients.
     pub tokens: Tokens<Request>,
     address: SocketAddr,
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     settings: config::Streaming,
     sessions: Arc<Semaphore>,
     node: String,
@@ -91,7 +91,7 @@ impl Streaming {
         let fail = || Error::io("listen on", wanted.to_string());
         let listener = TcpListener::bind(wanted).await.map_err(fail())?;
         let address = listener.local_addr().map_err(fail())?;
-        let tls = settings.tls.as_ref().map(Tls::load).transpose()?;
+        let tls = settings.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let streaming = Self {
             tokens: Tokens::default(),
             address,
@@ -112,6 +112,11 @@ impl Streaming {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let token = self.tokens.issue(request)?;
         Ok(format!("{scheme}://{}/{operation}/{token}", self.reachable()))
+    }
+
+    /// Sessions under way.
+    pub fn sessions(&self) -> usize {
+        self.settings.max_sessions - self.sessions.available_permits()
     }
 
     /// Kubelet is on the node: it reaches a server that listens everywhere by the loopback address.

@@ -65,9 +65,13 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
 
 async fn connection(app: Arc<App>, stream: TcpStream, opening: OwnedSemaphorePermit) {
     tune(&stream);
-    match app.streaming.tls.as_ref().map(|tls| tls.acceptor()) {
-        None => http(app, stream, opening).await,
-        Some(acceptor) => match tokio::time::timeout(OPENING, acceptor.accept(stream)).await {
+    let Some(tls) = app.streaming.tls.clone() else {
+        return http(app, stream, opening).await;
+    };
+    // It may have to read files, and the disk they are on may take its time.
+    match tokio::task::spawn_blocking(move || tls.acceptor()).await {
+        Err(error) => tracing::warn!(%error, "no certificate for a streaming client"),
+        Ok(acceptor) => match tokio::time::timeout(OPENING, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => http(app, stream, opening).await,
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake of a streaming client"),
             Err(_) => tracing::debug!("TLS handshake of a streaming client takes too long"),

@@ -16,7 +16,13 @@ const BYTES: usize = 16;
 
 /// Requests that wait to be taken up, each under a token of its own.
 pub struct Tokens<T> {
-    waiting: Mutex<HashMap<String, Waiting<T>>>,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    waiting: HashMap<String, Waiting<T>>,
+    /// When those whose time is over were last dropped: a request holds its pod.
+    swept: Instant,
 }
 
 struct Waiting<T> {
@@ -27,7 +33,10 @@ struct Waiting<T> {
 impl<T> Default for Tokens<T> {
     fn default() -> Self {
         Self {
-            waiting: Mutex::default(),
+            state: Mutex::new(State {
+                waiting: HashMap::new(),
+                swept: Instant::now(),
+            }),
         }
     }
 }
@@ -40,26 +49,27 @@ impl<T> Tokens<T> {
     pub fn issue(&self, request: T) -> Result<String> {
         let token = random()?;
         let now = Instant::now();
-        let mut waiting = self.waiting();
-        if waiting.len() >= MAX_WAITING {
-            waiting.retain(|_, waiting| waiting.until > now);
+        let mut state = self.state();
+        if state.waiting.len() >= MAX_WAITING || now - state.swept >= LIFETIME {
+            state.waiting.retain(|_, waiting| waiting.until > now);
+            state.swept = now;
         }
-        if waiting.len() >= MAX_WAITING {
+        if state.waiting.len() >= MAX_WAITING {
             return Err(Error::Busy("streaming requests that no client has taken up"));
         }
         let until = now + LIFETIME;
-        waiting.insert(token.clone(), Waiting { request, until });
+        state.waiting.insert(token.clone(), Waiting { request, until });
         Ok(token)
     }
 
     /// The request behind a token, which is worth nothing from now on.
     pub fn redeem(&self, token: &str) -> Option<T> {
-        let found = self.waiting().remove(token)?;
+        let found = self.state().waiting.remove(token)?;
         (found.until > Instant::now()).then_some(found.request)
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<String, Waiting<T>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> std::sync::MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,8 +106,25 @@ mod tests {
         }
         assert!(matches!(tokens.issue(0), Err(Error::Busy(_))));
         let expire = |waiting: &mut Waiting<_>| waiting.until = Instant::now();
-        tokens.waiting().values_mut().for_each(expire);
+        tokens.state().waiting.values_mut().for_each(expire);
         assert_eq!(tokens.redeem(&first), None, "too late");
         assert!(tokens.issue(0).is_ok(), "room again");
+        assert_eq!(tokens.state().waiting.len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_takes_up_is_not_kept_for_ever() {
+        let tokens = Tokens::default();
+        let request = std::sync::Arc::new(());
+        tokens.issue(request.clone()).unwrap();
+        let mut state = tokens.state();
+        state
+            .waiting
+            .values_mut()
+            .for_each(|waiting| waiting.until = Instant::now());
+        state.swept -= LIFETIME;
+        drop(state);
+        tokens.issue(std::sync::Arc::default()).unwrap();
+        assert_eq!(std::sync::Arc::strong_count(&request), 1);
     }
 }

@@ -143,9 +143,10 @@ fn requests() -> Vec<(Request, usize, &'static str)> {
                 stdin: true,
                 stdout: true,
                 stderr: false,
+                bell: true,
             }),
             0,
-            "01000b0005000000a4006263311846f51847f51848f4",
+            "01000b0005000000a5006263311846f51847f51848f41878f5",
         ),
         (Request::Reexec { binary: fd() }, 1, "01000c0005000000a0"),
         (Request::Shutdown, 0, "01000d0005000000a0"),
@@ -222,10 +223,11 @@ fn replies() -> Vec<(Reply, usize, &'static str)> {
                 stdin: Some(fd()),
                 stdout: Some(fd()),
                 stderr: None,
+                bell: Some(fd()),
                 terminal: true,
             }),
-            2,
-            "0100464005000000a41846f51847f51848f41849f5",
+            3,
+            "0100464005000000a51846f51847f51848f41849f51878f5",
         ),
         (Reply::Listing(fd()), 1, "0100054005000000a0"),
         (
@@ -294,6 +296,23 @@ fn events_keep_their_bytes() {
         assert_eq!(bytes(&sent), golden, "{event:?}");
         assert_eq!(Event::from_frame(&frame(golden, 0)).unwrap(), event);
     }
+}
+
+#[test]
+fn clients_attach_to_supervisors_of_either_age() {
+    let asked = frame("01000b0005000000a4006263311846f51847f51848f4", 0);
+    let Request::Attach(asked) = Request::from_frame(asked).unwrap() else {
+        panic!("another request");
+    };
+    assert!(asked.stdin && !asked.bell, "an older daemon");
+    let given = frame("0100464005000000a41846f51847f51848f41849f5", 2);
+    let Reply::Attached(given) = Reply::from_frame(given).unwrap() else {
+        panic!("another reply");
+    };
+    assert!(
+        given.stdin.is_some() && given.bell.is_none(),
+        "an older supervisor"
+    );
 }
 
 #[test]

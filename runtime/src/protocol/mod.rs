@@ -24,7 +24,7 @@
 //!     │◄────────────────────────────────────────────────┤
 //!     │ Attach{container, streams}                      │
 //!     ├────────────────────────────────────────────────►│
-//!     │       Attached [stdin | pty, stdout, stderr]    │
+//!     │ Attached [stdin | pty, stdout, stderr, bell]    │
 //!     │◄────────────────────────────────────────────────┤
 //!     │ Signal, Resize, CloseStdin, ReopenLog, List …   │
 //!     ├────────────────────────────────────────────────►│
@@ -52,9 +52,11 @@ mod event;
 mod frame;
 mod id;
 mod listing;
+mod refusal;
 mod reply;
 mod request;
 mod socket;
+mod stdio;
 mod value;
 
 #[cfg(test)]
@@ -64,10 +66,12 @@ pub use event::{Event, Exited, LogFault};
 pub use frame::{Frame, HEADER_LEN, Kind, MAX_BODY, MAX_FDS, ProtocolError, VERSION};
 pub use id::{ContainerId, ExecId, InvalidId, PodId};
 pub use listing::{ContainerEntry, ContainerState, ExecEntry, Listing};
-pub use reply::{AttachStdio, ExecStdio, Failure, PodCreated, Refusal, RefusalCode, Reply, Started, Welcome};
+pub use refusal::{Failure, Refusal, RefusalCode};
+pub use reply::{PodCreated, Reply, Started, Welcome};
 pub use request::{Attach, Exec, Hello, Request, Signal, SignalScope, StartContainer, WindowSize};
 pub use socket::Socket;
+pub use stdio::{AttachStdio, ExecStdio};
+pub use value::{ExitStatus, Features, Process, Target, UnixNanos};
+
 /// Bytes that the kernel keeps of each stream for a client that attached, and does not read at the moment.
 pub const ATTACH_BUFFER: usize = 1 << 20;
-
-pub use value::{ExitStatus, Features, Process, Target, UnixNanos};

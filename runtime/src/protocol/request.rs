@@ -160,8 +160,8 @@ pub struct Exec {
 /// Which of a container's streams a client wants.
 ///
 /// What the container writes from now on comes through pipes made for this client alone, a terminal's as stdout. A
-/// client that leaves more than [`ATTACH_BUFFER`](super::ATTACH_BUFFER) bytes unread is cut off: its pipe ends, and the
-/// container never waits. Stdin is the container's own.
+/// client that leaves more than [`ATTACH_BUFFER`](super::ATTACH_BUFFER) bytes unread is cut off: its pipe ends, its bell
+/// rings, and the container never waits. Stdin is the container's own.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Attach {
@@ -180,6 +180,10 @@ pub struct Attach {
     #[n(72)]
     #[cbor(default)]
     pub stderr: bool,
+    /// A bell that tells an output cut off from one that has ended.
+    #[n(120)]
+    #[cbor(default)]
+    pub bell: bool,
 }
 
 /// A signal and whom it reaches.

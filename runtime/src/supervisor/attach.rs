@@ -14,7 +14,8 @@ use std::os::fd::OwnedFd;
 
 use super::container::Phase;
 use super::control::Supervisor;
-use super::log::tap;
+use super::log::Tap;
+use super::poll::Bell;
 use super::requests::Answer;
 use crate::protocol::{Attach, AttachStdio, RefusalCode, Reply};
 
@@ -73,22 +74,34 @@ impl Supervisor {
         if self.reexec.is_some() {
             return Err(RefusalCode::Busy);
         }
-        let made = tap_if(attach.stdout)
-            .and_then(|stdout| Ok((stdout, tap_if(attach.stderr && !terminal)?)))
-            .and_then(|taps| Ok((taps, self.hand_out_stdin(key, attach.stdin)?)));
-        let ((stdout, stderr), stdin) = match made {
+        let (stdio, taps) = match self.tap(key, attach, terminal) {
             Ok(made) => made,
             Err(error) => return Ok(Some(Reply::system(&error))),
         };
-        let (stdout, out_tap) = stdout.unzip();
-        let (stderr, err_tap) = stderr.unzip();
-        self.log.attach(key, [out_tap, err_tap]);
-        Ok(Some(Reply::Attached(AttachStdio {
-            stdin,
+        self.log.attach(key, taps);
+        Ok(Some(Reply::Attached(stdio)))
+    }
+
+    /// The client's ends, and the log writer's.
+    fn tap(
+        &mut self,
+        key: u32,
+        attach: &Attach,
+        terminal: bool,
+    ) -> io::Result<(AttachStdio, [Option<Tap>; 2])> {
+        let bell = attach.bell.then(Bell::new).transpose()?;
+        let tap_if = |wanted: bool| wanted.then(|| Tap::new(bell.as_ref())).transpose();
+        let (stdout, out_tap) = tap_if(attach.stdout)?.unzip();
+        let (stderr, err_tap) = tap_if(attach.stderr && !terminal)?.unzip();
+        let stdio = AttachStdio {
+            // Last: what is handed out once must not be lost on the way.
+            stdin: self.hand_out_stdin(key, attach.stdin)?,
             stdout,
             stderr,
+            bell: bell.map(OwnedFd::from),
             terminal,
-        })))
+        };
+        Ok((stdio, [out_tap, err_tap]))
     }
 
     fn hand_out_stdin(&mut self, key: u32, wanted: bool) -> io::Result<Option<OwnedFd>> {
@@ -97,8 +110,4 @@ impl Supervisor {
             _ => Ok(None),
         }
     }
-}
-
-fn tap_if(wanted: bool) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
-    wanted.then(tap).transpose()
 }

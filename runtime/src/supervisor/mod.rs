@@ -49,3 +49,12 @@ mod token;
 
 pub use start::main;
 pub(crate) use start::{HOLD, WITH_NETWORK};
+
+/// A fuzzer's way to the log writer: input that says what a container writes, and how.
+///
+/// # Panics
+/// When that is not what its logs hold.
+#[cfg(fuzzing)]
+pub fn replay_log(input: &[u8]) {
+    log::replay(input);
+}

@@ -105,6 +105,19 @@ impl Bell {
     }
 }
 
+impl From<OwnedFd> for Bell {
+    /// A bell that came from elsewhere, by its eventfd.
+    fn from(fd: OwnedFd) -> Bell {
+        Bell(fd)
+    }
+}
+
+impl From<Bell> for OwnedFd {
+    fn from(bell: Bell) -> OwnedFd {
+        bell.0
+    }
+}
+
 impl AsFd for Bell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

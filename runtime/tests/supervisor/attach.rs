@@ -17,6 +17,7 @@ fn request(container: &Container, [stdin, stdout, stderr]: [bool; 3]) -> Request
         stdin,
         stdout,
         stderr,
+        bell: true,
     })
 }
 
@@ -49,6 +50,13 @@ fn read_to_end(fd: OwnedFd) -> Vec<u8> {
     let mut bytes = Vec::new();
     File::from(fd).read_to_end(&mut bytes).unwrap();
     bytes
+}
+
+/// Whether a client was told that it is cut off.
+fn rings(bell: &Option<OwnedFd>) -> bool {
+    let rung = rustix::io::read(bell.as_ref().unwrap(), &mut [0; 8]);
+    assert!(matches!(rung, Ok(8) | Err(rustix::io::Errno::AGAIN)), "{rung:?}");
+    rung.is_ok()
 }
 
 fn write(fd: &OwnedFd, text: &str) {
@@ -86,6 +94,7 @@ fn several_clients_hear_both_streams_and_share_a_stdin_that_stays() {
     assert!(matches!(reply, Reply::Done) || attach(&mut restarted, &container, ALL).stdin.is_none());
     assert_eq!(container.exited(&mut restarted).status.code, 4);
     assert_eq!(read_to_end(late.stdout.unwrap()), b"over\n");
+    assert!(!rings(&late.bell), "the end is an end");
     assert_eq!(
         restarted.refusal(request(&container, ALL)),
         RefusalCode::NotRunning
@@ -143,6 +152,20 @@ fn a_client_that_does_not_read_stops_neither_workload_nor_log() {
     let heard = read_to_end(stuck.stdout.unwrap());
     assert!(heard.starts_with(b"1\n2\n3\n"));
     assert!(heard.len() <= ATTACH_BUFFER, "{}", heard.len());
+    assert!(rings(&stuck.bell), "the client is told why its output ended");
+}
+
+#[test]
+fn a_client_is_told_of_its_cut_also_by_a_newer_binary() {
+    let (_pod, mut client) = pod();
+    let container = Container::shell("until [ -e /go ]; do sleep 0.01; done; seq 1 400000");
+    container.start(&mut client);
+    let stuck = attach(&mut client, &container, [false, true, true]);
+    let binary = binary().to_fd().unwrap();
+    assert!(matches!(client.ask(Request::Reexec { binary }), Reply::Done));
+    std::fs::write(container.root().join("go"), "").unwrap();
+    container.exited(&mut client);
+    assert!(rings(&stuck.bell));
 }
 
 #[test]

@@ -17,9 +17,8 @@ use tokio::sync::mpsc;
 
 use super::frame::{self, Decoder, Encoder, Event, FrameError, ResetStatus};
 use super::headers::Headers;
-use crate::streaming::channel::{
-    Activity, Control, Feed, Outbox, Outgoing, Queues, Receiver, Sender, Windows,
-};
+use super::windows::Windows;
+use crate::streaming::channel::{Activity, Control, Feed, Outbox, Outgoing, Queues, Receiver, Sender};
 use crate::streaming::link::{Link, Tasks};
 
 /// Most streams that a peer may have open at once.

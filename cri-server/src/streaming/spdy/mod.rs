@@ -7,10 +7,11 @@
 //! ```
 //!
 //! The peer, on a node, is `moby/spdystream` inside kubelet or crictl. It follows the drafts (SPDY protocol 3 and 3.1)
-//! but for flow control, of which it has none: see [`super::channel::Windows`].
+//! but for flow control, of which it has none: see [`windows::Windows`].
 //!
 //! Nothing is pushed, so streams with even numbers do not exist; priorities are ignored.
 
 pub mod connection;
 pub mod frame;
 pub mod headers;
+pub mod windows;

@@ -12,10 +12,11 @@ use super::line::{Output, PIECE, RECORD_MAX};
 use super::slot::StreamName;
 use crate::sys::pages::Pages;
 
-/// Bytes asked for in one read: the capacity of a pipe.
+/// Bytes asked for in one read: the capacity of a pipe, as it is made.
 pub(super) const READ: usize = 64 * 1024;
-/// Room for records, to be written at once: a full read of lines of a hundred bytes, with their prefixes.
-const BATCH: usize = 128 * 1024;
+/// Room for records, to be written at once: two full reads of lines of a hundred bytes, with their prefixes. What a
+/// file system does for each write costs as much as a hundred kilobytes more.
+const BATCH: usize = 256 * 1024;
 
 /// The buffers of one container. Their memory is used only while bytes flow.
 #[derive(Debug)]
@@ -57,6 +58,11 @@ impl Buffers {
         let uncut = &uncut[..uncut.len().min(PIECE + READ)];
         self.input[..uncut.len()].copy_from_slice(uncut);
         (self.uncut, self.stream, self.known) = (0..uncut.len(), stream, 0);
+    }
+
+    /// Whether another read is likely to find room, with its prefixes.
+    pub(super) fn takes_more(&self) -> bool {
+        self.uncut.is_empty() && self.unwritten.end < BATCH / 2
     }
 
     /// Drops all that waits; returns how much that was.

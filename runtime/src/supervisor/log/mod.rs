@@ -33,9 +33,10 @@
 
 mod buffers;
 mod file;
+mod flow;
 mod line;
 mod pump;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod replay;
 mod slot;
 mod stamp;
@@ -47,6 +48,8 @@ mod tests;
 
 pub(crate) use file::LogFile;
 pub(crate) use pump::LogPump;
+#[cfg(fuzzing)]
+pub(crate) use replay::replay;
 pub(crate) use slot::{LogSlot, Source, StreamName};
-pub(crate) use tap::tap;
+pub(crate) use tap::Tap;
 pub(crate) use writer::Report;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::slot::LogSlot;
+use super::tap::Tap;
 use super::writer::{COMMANDS_MAX, Command, Queues, Report, Writer};
 use crate::supervisor::poll::Bell;
 
@@ -126,7 +127,7 @@ impl LogPump {
     }
 
     /// Copies a container's streams to these as well.
-    pub(crate) fn attach(&mut self, key: u32, taps: [Option<OwnedFd>; 2]) {
+    pub(crate) fn attach(&mut self, key: u32, taps: [Option<Tap>; 2]) {
         self.tell(key, Command::Attach(taps));
     }
 

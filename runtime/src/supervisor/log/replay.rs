@@ -1,6 +1,6 @@
 //! Whatever a container writes, and however it comes, is read back from its logs as it was written.
 //!
-//! Seeds for a fuzzer, replayed by every test run: `fuzz/corpus/log_encoder`.
+//! For a fuzzer; its seeds, `fuzz/corpus/log_encoder`, are replayed by every test run.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -38,7 +38,7 @@ pub(super) fn parse(log: &[u8], stream: &str) -> Vec<u8> {
 ///
 /// # Panics
 /// When the logs do not hold what was written, or hold a record that is not whole.
-fn replay(input: &[u8]) {
+pub(crate) fn replay(input: &[u8]) {
     let [every, length, data @ ..] = input else { return };
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     rustix::io::ioctl_fionbio(&reader, true).expect("a pipe that does not wait");

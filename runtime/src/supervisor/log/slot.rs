@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::pipe::fcntl_setpipe_size;
 
-use super::buffers::{Batch, Buffers};
+use super::buffers::{Batch, Buffers, READ};
 use super::file::LogFile;
 use super::line::{Cut, Lines, PIECE};
 use super::stamp::Stamp;
@@ -36,7 +37,13 @@ pub(crate) struct Source {
     fd: Option<OwnedFd>,
     lines: Lines,
     taps: Taps,
+    /// Its pipe has been found full.
+    widened: bool,
 }
+
+/// Bytes that a pipe holds once it has been found full: while one end of it is being read and written to the file, its
+/// container fills the other, and is woken up less often.
+const WIDE: usize = 256 * 1024;
 
 /// What one read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +91,7 @@ impl Source {
             fd,
             lines: Lines::new(name.label()),
             taps: Taps::default(),
+            widened: false,
         }
     }
 
@@ -100,6 +108,15 @@ impl Source {
 
     pub(crate) fn taps_mut(&mut self) -> &mut Taps {
         &mut self.taps
+    }
+
+    /// Makes a pipe wider, once.
+    fn widen(&mut self) {
+        if let Some(fd) = self.fd.as_ref().filter(|_| !self.widened) {
+            // Where pipes may not be so wide, and for terminals, it serves as it is.
+            let _ = fcntl_setpipe_size(fd, WIDE);
+            self.widened = true;
+        }
     }
 
     /// Takes up an unfinished line.
@@ -141,7 +158,13 @@ impl LogSlot {
         self.sources[name as usize].fd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads once from a stream. Nothing must be pending; what was read is, until it is [flushed](LogSlot::flush).
+    /// Whether there is room for another read before the next [flush](LogSlot::flush).
+    pub(crate) fn takes_more(&self) -> bool {
+        self.buffers.takes_more()
+    }
+
+    /// Reads once from a stream. There must be [room](LogSlot::takes_more); what was read is pending until it is
+    /// [flushed](LogSlot::flush).
     pub(crate) fn read(&mut self, name: StreamName) -> Pumped {
         let source = &mut self.sources[name as usize];
         let Some(fd) = &source.fd else {
@@ -155,19 +178,26 @@ impl LogSlot {
             // A pty's master answers EIO once nobody has its slave open.
             Err(_) => return Pumped::Ended,
         };
+        if read == READ {
+            source.widen();
+        }
         source.taps.copy(&buffers.input[PIECE..PIECE + read]);
         if self.file.is_open() {
+            if self.buffers.unwritten.is_empty() {
+                self.pass_on();
+            }
+            let (source, buffers) = (&mut self.sources[name as usize], &mut self.buffers);
             let start = source.lines.unhold(&mut buffers.input);
             (buffers.uncut, buffers.known) = (start..PIECE + read, PIECE - start);
             buffers.stream = name;
             self.stamp.advance(UnixNanos::now());
+            self.cut();
         }
         Pumped::Bytes(read)
     }
 
     /// Writes what is pending, as far as the file takes it.
     pub(crate) fn flush(&mut self) -> Flushed {
-        self.pass_on();
         loop {
             let buffers = &mut self.buffers;
             let unwritten = buffers.unwritten.clone();
@@ -179,6 +209,7 @@ impl LogSlot {
                 }
                 return Flushed::Stuck;
             }
+            buffers.unwritten = 0..0;
             if buffers.uncut.is_empty() {
                 self.pass_on();
                 return Flushed::All;
@@ -187,17 +218,17 @@ impl LogSlot {
         }
     }
 
-    /// Turns what is uncut into records, as many as there is room for.
+    /// Turns what is uncut into records behind those that are to be written, as many as there is room for.
     fn cut(&mut self) {
         let buffers = &mut self.buffers;
         let data = &buffers.input[buffers.uncut.clone()];
         let mut batch = Batch {
             room: &mut buffers.batch,
-            used: 0,
+            used: buffers.unwritten.end,
         };
         let lines = &mut self.sources[buffers.stream as usize].lines;
         let cut = lines.cut(data, buffers.known, self.stamp.text(), &mut batch);
-        buffers.unwritten = 0..batch.used;
+        buffers.unwritten.end = batch.used;
         buffers.known = 0;
         match cut {
             Cut::All => buffers.uncut = 0..0,
@@ -214,6 +245,8 @@ impl LogSlot {
         if !self.file.is_open() {
             return;
         }
+        self.pass_on();
+        let source = &mut self.sources[name as usize];
         let mut batch = Batch {
             room: &mut self.buffers.batch,
             used: 0,

@@ -201,13 +201,14 @@ fn fill(disk: &OwnedFd) -> File {
 
 #[test]
 fn a_full_disk_holds_its_container_says_so_once_and_loses_nothing() {
-    let disk = small_disk(1 << 20);
+    let disk = small_disk(4 << 20);
     let file = create(&disk, "log");
     let mut pump = LogPump::new().unwrap();
     let (mut out, stdout) = stream(STDOUT);
     pump.open(slot(3, stdout, silent(), Some(&file))).unwrap();
+    // More than a wide pipe holds, and the writer's hands.
     let mut written = Vec::new();
-    for line in 0..3000 {
+    for line in 0..10_000 {
         writeln!(written, "line {line} {}", "z".repeat(100)).unwrap();
     }
     let flood = written.clone();
@@ -226,7 +227,7 @@ fn a_full_disk_holds_its_container_says_so_once_and_loses_nothing() {
     assert!(no_space(&fault), "{fault:?}");
     // A little room at a time: each time the file is full again, and ends with a whole record.
     let mut kept = 0;
-    for room in [900_000, 700_000] {
+    for room in [4_000_000, 3_800_000] {
         filler.set_len(room).unwrap();
         await_that(|| content(&file).len() > kept);
         kept = parse(&content(&file), "stdout").len();

@@ -12,7 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
+use super::buffers::READ;
+use super::flow::{Flow, NAP};
 use super::slot::{Flushed, LogSlot, Pumped, StreamName};
+use super::tap::Tap;
 use crate::supervisor::poll::{Bell, Poll, Ready};
 
 /// How long the writer goes on after a container's end, when somebody still writes or the file takes no more.
@@ -21,11 +24,6 @@ const DRAIN: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(100);
 /// How long the writer keeps the memory of its buffers after the last bytes.
 const COOL_DOWN: Duration = Duration::from_secs(1);
-/// Pause between two reads of a stream that keeps flowing in sips: what comes meanwhile is read and written at once, and
-/// the container need not wake anybody for each line. The kernel makes 0.1 ms of it; a pipe lasts longer.
-const NAP: Duration = Duration::from_micros(50);
-/// Bytes in one read below which it was a sip.
-const SIP: usize = 16 * 1024;
 
 /// Commands on their way to one writer.
 pub(super) const COMMANDS_MAX: usize = 16;
@@ -41,7 +39,7 @@ pub(super) enum Command {
     /// Go on in another file.
     Reopen(OwnedFd),
     /// Copy its streams to these as well.
-    Attach([Option<OwnedFd>; 2]),
+    Attach([Option<Tap>; 2]),
     /// The container's init has ended: write what is in the pipes and give the slot back.
     Finish,
     /// Give the slot back as it stands.
@@ -88,8 +86,7 @@ struct Serving {
     finish_by: Option<Instant>,
     /// The buffers have been used since their memory was last given back.
     warm: bool,
-    /// The last read was a sip.
-    sipping: bool,
+    flow: Flow,
     /// The stream whose turn it is while both are drained.
     next: StreamName,
 }
@@ -156,7 +153,7 @@ impl Writer {
             slot,
             finish_by: None,
             warm: true,
-            sipping: false,
+            flow: Flow::default(),
             next: StreamName::Stdout,
         }
     }
@@ -196,55 +193,86 @@ impl Writer {
         serving.next = name.other();
         let ended = Instant::now() >= by || !matches!(serving.slot.read(name), Pumped::Bytes(_));
         if ended {
-            self.end(&mut serving.slot, name);
+            self.end(&mut serving, name);
         }
         Turn::Goes(serving)
     }
 
     fn listen(&mut self, mut serving: Serving) -> Turn {
         let mut ready: Ready = Default::default();
-        let mut tokens = self.poll.wait(&mut ready, Some(Duration::ZERO));
-        if tokens.is_empty() {
-            serving.sipping = false;
-            tokens = self.poll.wait(&mut ready, serving.warm.then_some(COOL_DOWN));
+        let still = serving.flow.is_still();
+        let patience = match still {
+            true => serving.warm.then_some(COOL_DOWN),
+            false => Some(Duration::ZERO),
+        };
+        let tokens = self.poll.wait(&mut ready, patience);
+        if tokens.contains(&COMMANDS) {
+            return self.obey(serving);
         }
-        if tokens.is_empty() {
+        if tokens.is_empty() && still {
             serving.slot.buffers.release();
             serving.warm = false;
         }
-        if std::mem::take(&mut serving.sipping) {
+        if tokens.contains(&TAPS) {
+            for name in StreamName::ALL {
+                serving.slot.source_mut(name).taps_mut().sweep();
+            }
+        }
+        for name in StreamName::ALL {
+            if serving.flow.look(name, tokens.contains(&(name as u64))) {
+                self.unwatch_stream(&serving.slot, name);
+            }
+        }
+        if serving.flow.rests() {
             std::thread::sleep(NAP);
         }
-        for &token in tokens {
-            match token {
-                COMMANDS => return self.obey(serving),
-                TAPS => {
-                    for name in StreamName::ALL {
-                        serving.slot.source_mut(name).taps_mut().sweep();
-                    }
-                }
-                number => {
-                    let name = StreamName::ALL[usize::from(number == 1)];
-                    self.pump(&mut serving, name);
-                }
-            }
-            // What a stream brought is written before the next token has its turn.
-            if serving.slot.flush() == Flushed::Stuck {
+        for name in StreamName::ALL {
+            // What one stream has brought is written before the other has its turn.
+            if serving.flow.moves(name) && self.pump(&mut serving, name) == Flushed::Stuck {
                 break;
             }
         }
         Turn::Goes(serving)
     }
 
-    fn pump(&self, serving: &mut Serving, name: StreamName) {
-        match serving.slot.read(name) {
-            Pumped::Bytes(length) => {
-                serving.warm = true;
-                serving.sipping = length < SIP;
+    /// Reads what there is, as much as can be written at once, and writes it.
+    fn pump(&self, serving: &mut Serving, name: StreamName) -> Flushed {
+        serving.warm = true;
+        let mut brought = 0;
+        let ended = loop {
+            match serving.slot.read(name) {
+                Pumped::Bytes(length) => {
+                    brought += length;
+                    // Less than there was room for is all that there was.
+                    if length < READ || !serving.slot.takes_more() {
+                        break false;
+                    }
+                }
+                Pumped::Empty => {
+                    self.still(serving, name);
+                    break false;
+                }
+                Pumped::Ended => break true,
             }
-            Pumped::Empty => {}
-            Pumped::Ended => self.end(&mut serving.slot, name),
+        };
+        serving.flow.brought(brought);
+        let flushed = serving.slot.flush();
+        if ended && flushed == Flushed::All {
+            self.end(serving, name);
         }
+        flushed
+    }
+
+    /// A stream is empty: from now on it calls.
+    fn still(&self, serving: &mut Serving, name: StreamName) {
+        if serving.flow.is_unwatched(name)
+            && let Some(fd) = serving.slot.fd(name)
+            && self.poll.add(fd, name as u64).is_err()
+        {
+            // No room in the set: it is looked at after each nap.
+            return;
+        }
+        serving.flow.stills(name);
     }
 
     fn obey(&mut self, mut serving: Serving) -> Turn {
@@ -271,7 +299,7 @@ impl Writer {
         Turn::Goes(serving)
     }
 
-    fn attach(&self, slot: &mut LogSlot, taps: [Option<OwnedFd>; 2]) {
+    fn attach(&self, slot: &mut LogSlot, taps: [Option<Tap>; 2]) {
         for (name, tap) in StreamName::ALL.into_iter().zip(taps) {
             // A stream that has ended has nothing to copy: dropping the tap tells the client.
             if let Some(tap) = tap.filter(|_| slot.fd(name).is_some()) {
@@ -280,21 +308,24 @@ impl Writer {
         }
     }
 
-    /// Ends a stream. It leaves the epoll set first: a pty's master has a second descriptor, in the control thread, which
-    /// would keep it there.
-    fn end(&self, slot: &mut LogSlot, name: StreamName) {
-        self.unwatch(slot, &[name]);
-        slot.end(name);
+    /// Ends a stream, which may still have something to be written. It leaves the epoll set first: a pty's master has a
+    /// second descriptor, in the control thread, which would keep it there.
+    fn end(&self, serving: &mut Serving, name: StreamName) {
+        self.unwatch(&serving.slot, &[name]);
+        serving.flow.stills(name);
+        serving.slot.end(name);
     }
 
     fn unwatch(&self, slot: &LogSlot, streams: &[StreamName]) {
         for name in streams {
-            for fd in slot.fd(*name).into_iter() {
-                self.poll.remove(fd);
-            }
-            for tap in slot.source(*name).taps().descriptors() {
-                self.poll.remove(tap.as_fd());
-            }
+            self.unwatch_stream(slot, *name);
+            slot.source(*name).taps().unwatch(&self.poll);
+        }
+    }
+
+    fn unwatch_stream(&self, slot: &LogSlot, name: StreamName) {
+        if let Some(fd) = slot.fd(name) {
+            self.poll.remove(fd);
         }
     }
 

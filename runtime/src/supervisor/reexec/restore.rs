@@ -19,7 +19,7 @@ use crate::supervisor::connection::Stage;
 use crate::supervisor::container::{Container, Phase, Running};
 use crate::supervisor::control::{Identity, Supervisor};
 use crate::supervisor::exec::{Exec, ExecPhase, Owner};
-use crate::supervisor::log::{LogFile, LogSlot, Source, StreamName};
+use crate::supervisor::log::{LogFile, LogSlot, Source, StreamName, Tap};
 use crate::supervisor::oom::OomCounter;
 use crate::supervisor::requests::Asker;
 use crate::supervisor::start::{StartError, own_process, system, take_stdin};
@@ -175,7 +175,10 @@ fn restore_log(key: u32, saved: state::Log, fds: &mut Unpacking) -> io::Result<L
     let mut stream = |name, saved: &state::Stream| -> io::Result<Source> {
         let mut source = Source::new(name, fds.take_some(saved.fd)?);
         source.resume(&saved.held, saved.continued);
-        let taps = saved.taps.iter().map(|tap| fds.take(*tap));
+        // An older image has none.
+        let bells = saved.bells.iter().copied().chain(std::iter::repeat(None));
+        let taps = saved.taps.iter().zip(bells);
+        let taps = taps.map(|(pipe, bell)| Ok(Tap::resume(fds.take(*pipe)?, fds.take_some(bell)?)));
         source
             .taps_mut()
             .resume(taps.collect::<io::Result<Vec<_>>>()?.into_iter());

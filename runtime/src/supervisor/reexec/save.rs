@@ -113,11 +113,16 @@ fn save_running<'a>(
 fn save_log<'a>(slot: &'a LogSlot, fds: &mut Packing<'a>) -> state::Log {
     let mut stream = |source: &'a Source| {
         let (fd, held, continued) = source.parts();
+        let taps = source.taps().iter().map(|tap| tap.parts());
+        let (taps, bells) = taps
+            .map(|(pipe, bell)| (fds.put(pipe), bell.map(|bell| fds.put(bell))))
+            .unzip();
         state::Stream {
             fd: fds.put_some(fd),
             held: held.to_vec().into(),
             continued,
-            taps: source.taps().descriptors().map(|tap| fds.put(tap)).collect(),
+            taps,
+            bells,
         }
     };
     let stdout = stream(slot.source(StreamName::Stdout));

@@ -144,6 +144,10 @@ pub(super) struct Stream {
     #[n(70)]
     #[cbor(default)]
     pub(super) taps: Vec<u32>,
+    /// Their bells, in the same order.
+    #[n(120)]
+    #[cbor(default)]
+    pub(super) bells: Vec<Option<u32>>,
 }
 
 #[derive(Debug, Encode, Decode)]
