@@ -269,10 +269,11 @@ pub fn keep_descriptors_from_children() -> io::Result<()> {
     Ok(crate::sys::fds::close_on_exec_from(3)?)
 }
 
-/// Lets all threads of this process share two heaps: an idle daemon keeps what its busiest moments left in each.
+/// Lets all threads of this process share two heaps, from which large blocks are kept out: an idle daemon would keep what
+/// its busiest moments left in each.
 /// For the first moments of a daemon.
 pub fn keep_heap_small() {
-    crate::sys::heap::share(2);
+    crate::sys::heap::keep_small(2);
 }
 
 /// A listening socket `directory/sock`, mode 0600, in place of whatever had that name.

@@ -25,7 +25,6 @@ pub async fn reopen(app: &Arc<App>, id: &str) -> Result<()> {
             container.refuse("is having its log reopened already: its file system may not answer; try later")
         );
     }
-    let container = container.clone();
     let reopening = move || async move {
         let log = logs::open(&container.record).await?;
         Ok(supervisor.reopen_log(container.record.wire_id()?, log).await?)

@@ -1,12 +1,23 @@
 //! The C library's allocator.
 
-/// Lets all threads share a few heaps. By default each thread gets one of its own, and keeps what it has ever held.
+/// Allocations from here on are mappings of their own, and go back to the kernel when they are freed.
 #[cfg(target_env = "gnu")]
-pub(crate) fn share(heaps: i32) {
-    // SAFETY: mallopt(3) changes a setting of the allocator, under its own lock, and touches no memory of ours.
-    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) };
+const LARGE: i32 = 1 << 20;
+
+/// Lets all threads share a few heaps, and keeps large blocks out of them. By default each thread gets a heap of its own, which
+/// keeps what it has ever held, and blocks count as large only beyond the largest that was ever freed.
+#[cfg(target_env = "gnu")]
+pub(crate) fn keep_small(heaps: i32) {
+    for (setting, value) in [
+        (libc::M_ARENA_MAX, heaps),
+        (libc::M_MMAP_THRESHOLD, LARGE),
+        (libc::M_TRIM_THRESHOLD, LARGE),
+    ] {
+        // SAFETY: mallopt(3) changes a setting of the allocator, under its own lock, and touches no memory of ours.
+        let _ = unsafe { libc::mallopt(setting, value) };
+    }
 }
 
-/// Other C libraries share already.
+/// Other C libraries do so already.
 #[cfg(not(target_env = "gnu"))]
-pub(crate) fn share(_heaps: i32) {}
+pub(crate) fn keep_small(_heaps: i32) {}
