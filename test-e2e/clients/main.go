@@ -4,6 +4,9 @@
 //	clients exec    -url URL -transport spdy|websocket [-stdin] [-tty] [-no-stderr] [-size 132x43]
 //	clients forward -url URL -transport spdy|websocket -ports 0:8080,0:8081
 //
+// With -ca FILE the server must show one of its certificates. With -kubelet HOST:PORT the session goes through the handler
+// with which kubelet hands on what an API server asks of it: with that Host, and a browser's Origin.
+//
 // exec connects its own stdio and exits with the command's code. forward prints the local ports, one line each, and
 // forwards until its stdin ends.
 package main
@@ -39,13 +42,21 @@ func main() {
 	noStderr := flags.Bool("no-stderr", false, "do not ask for stderr")
 	size := flags.String("size", "", "columns x rows of the terminal")
 	ports := flags.String("ports", "", "local:remote, with commas")
+	host := flags.String("kubelet", "", "go through a kubelet's proxy, which clients call by this host and port")
+	roots := flags.String("ca", "", "PEM file of certificates to trust, for localhost; without it any is good")
 	_ = flags.Parse(os.Args[2:])
 
 	target, err := url.Parse(*address)
 	if err != nil {
 		fail(err)
 	}
+	if *host != "" {
+		target = throughKubelet(target, *host)
+	}
 	config := &rest.Config{TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
+	if *roots != "" {
+		config.TLSClientConfig = rest.TLSClientConfig{CAFile: *roots, ServerName: "localhost"}
+	}
 	switch os.Args[1] {
 	case "exec":
 		options := remotecommand.StreamOptions{Stdout: os.Stdout, Tty: *tty}

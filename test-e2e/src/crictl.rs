@@ -1,50 +1,42 @@
-//! The real `crictl`, built once from the Go module beside this crate and kept in the target
-//! directory.
+//! The real `crictl`, and scripts that walk through a server with it.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::built;
+use crate::go;
+use crate::harness::Server;
 
-/// Where `crictl` is, or why there is none: no Go on this machine.
+/// Where `crictl` is, or why there is none.
 ///
 /// # Errors
-/// The reason, to be printed by the test that skips. With `CI=true` there is no skipping.
+/// As [`go::program`].
+pub fn crictl() -> Result<PathBuf, String> {
+    match env::var_os("CRISP_CRICTL") {
+        Some(path) => Ok(path.into()),
+        None => go::program("crictl", "crictl", "sigs.k8s.io/cri-tools/cmd/crictl"),
+    }
+}
+
+/// Runs `crictl/NAME.sh` against a server; it ends by saying so.
 ///
 /// # Panics
-/// When it cannot be built, or with `CI=true` when Go is missing.
-pub fn crictl() -> Result<PathBuf, String> {
-    if let Some(path) = env::var_os("CRISP_CRICTL") {
-        return Ok(path.into());
-    }
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("crictl");
-    let binary = built::directory().join("crictl");
-    let has_go = Command::new("go")
-        .arg("version")
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !has_go && !binary.is_file() {
-        assert!(
-            env::var_os("CI").is_none_or(|ci| ci != "true"),
-            "CI needs Go, to build crictl"
-        );
-        return Err("Go is not installed, so there is no crictl to run".to_owned());
-    }
-    if has_go {
-        // Go's own cache makes this a look-up when nothing has changed.
-        let built = Command::new("go")
-            .args(["build", "-o"])
-            .arg(&binary)
-            .arg("sigs.k8s.io/cri-tools/cmd/crictl")
-            .current_dir(module)
-            .output()
-            .expect("go runs");
-        assert!(
-            built.status.success(),
-            "building crictl: {}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-    }
-    Ok(binary)
+/// With all that it said, when it fails.
+pub async fn walk(server: &Server, crictl: &Path, name: &str, image: &str) {
+    let mut script = Command::new("sh");
+    script
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("crictl/{name}.sh")))
+        .env("CRICTL", crictl)
+        .env("ENDPOINT", format!("unix://{}", server.socket().display()))
+        .env("IMAGE", image)
+        .env("CGROUP_PARENT", format!("/{}/kubepods", server.cgroup_root()))
+        .env("WORK", server.directory());
+    let output = server.output(script, Vec::new()).await;
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(": done"), "{said}");
 }

@@ -41,6 +41,7 @@ pub mod disk;
 pub mod docker_registry;
 pub mod eventually;
 pub mod faults;
+pub mod go;
 pub mod harness;
 pub mod host;
 pub mod images;

@@ -19,6 +19,32 @@ const MOUNTS: u32 = 7;
 const CONFIG: u32 = 2;
 /// `ContainerStatusResponse.status`, `ContainerStatus.mounts`, `Mount.image`, `ImageSpec.image_ref`.
 const IMAGE_REF: [u32; 4] = [1, 14, 9, 20];
+/// `ContainerConfig.stop_signal`, since Kubernetes 1.33.
+const STOP_SIGNAL: u32 = 18;
+
+/// What of a container's configuration the client library does not know.
+#[derive(Clone, Debug)]
+pub enum Newer {
+    /// A further mount.
+    Mount(Box<NewerMount>),
+    /// The signal that asks it to end: a number of the CRI's `Signal`, which are not the kernel's.
+    StopSignal(u64),
+}
+
+impl Newer {
+    fn encode(&self) -> Vec<u8> {
+        let mut config = Vec::new();
+        match self {
+            Self::Mount(mount) => field(&mut config, MOUNTS, &mount.encode()),
+            Self::StopSignal(number) => {
+                let varint = prost::encoding::WireType::Varint;
+                prost::encoding::encode_key(STOP_SIGNAL, varint, &mut config);
+                prost::encoding::encode_varint(*number, &mut config);
+            }
+        }
+        config
+    }
+}
 
 /// A mount with the fields that the client library does not know.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +77,7 @@ fn field(message: &mut Vec<u8>, number: u32, value: &[u8]) {
     message.extend_from_slice(value);
 }
 
-/// CreateContainer with further mounts; the container's id.
+/// CreateContainer with more in its configuration; the container's id.
 ///
 /// # Errors
 /// What the runtime answers.
@@ -61,13 +87,11 @@ fn field(message: &mut Vec<u8>, number: u32, value: &[u8]) {
 pub async fn create(
     socket: &std::path::Path,
     request: &CreateContainerRequest,
-    mounts: &[NewerMount],
+    more: &[Newer],
 ) -> Result<String, Status> {
     let mut bytes = request.encode_to_vec();
-    for mount in mounts {
-        let mut config = Vec::new();
-        field(&mut config, MOUNTS, &mount.encode());
-        field(&mut bytes, CONFIG, &config);
+    for newer in more {
+        field(&mut bytes, CONFIG, &newer.encode());
     }
     let answer = call(socket, "CreateContainer", bytes).await?;
     Ok(CreateContainerResponse::decode(answer.as_slice())

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Status;
 
-use crate::built;
 use crate::client::Client;
+use crate::go;
 use crate::harness::Server;
 use crate::host::Host;
 
@@ -96,40 +96,12 @@ impl Client {
     }
 }
 
-/// The program of `clients/`, built once; or why there is none: no Go on this machine.
+/// The program of `clients/`; or why there is none.
 ///
 /// # Errors
-/// The reason, to be printed by the test that skips. With `CI=true` there is no skipping.
-///
-/// # Panics
-/// When it cannot be built, or with `CI=true` when Go is missing.
+/// As [`go::program`].
 pub fn go_client() -> Result<PathBuf, String> {
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
-    let binary = built::directory().join("streaming-client");
-    let has_go = Command::new("go")
-        .arg("version")
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !has_go {
-        assert!(
-            std::env::var_os("CI").is_none_or(|ci| ci != "true"),
-            "CI needs Go, to build the streaming clients"
-        );
-        return Err("Go is not installed, so client-go's streaming clients are left out".to_owned());
-    }
-    let built = Command::new("go")
-        .args(["build", "-o"])
-        .arg(&binary)
-        .arg(".")
-        .current_dir(module)
-        .output()
-        .expect("go runs");
-    assert!(
-        built.status.success(),
-        "building the streaming clients: {}",
-        String::from_utf8_lossy(&built.stderr)
-    );
-    Ok(binary)
+    go::program("streaming-client", "clients", ".")
 }
 
 /// Runs the Go client on the server's host, to its end.

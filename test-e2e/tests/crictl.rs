@@ -1,9 +1,6 @@
-//! The real crictl walks the main path: `crictl/main-path.sh`, which can also be run by hand.
+//! The real crictl: the main path, and streaming. `crictl/*.sh` can also be run by hand.
 
-use std::path::Path;
-use std::process::Command;
-
-use test_e2e::crictl::crictl;
+use test_e2e::crictl::{crictl, walk};
 use test_e2e::docker_registry::DockerRegistry;
 use test_e2e::harness::Server;
 use test_e2e::images;
@@ -20,22 +17,19 @@ async fn crictl_walks_the_main_path() {
     let image = registry
         .push(&server.host, "library/busybox", "1.35", images::busybox())
         .await;
-    let mut script = Command::new("sh");
-    script
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("crictl/main-path.sh"))
-        .env("CRICTL", crictl)
-        .env("ENDPOINT", format!("unix://{}", server.socket().display()))
-        .env("IMAGE", image)
-        .env("CGROUP_PARENT", format!("/{}/kubepods", server.cgroup_root()))
-        .env("WORK", server.directory());
-    let output = server.output(script, Vec::new()).await;
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("main path: done"), "{said}");
+    walk(&server, &crictl, "main-path", &image).await;
     drop(registry);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn crictl_streams_over_both_transports() {
+    let crictl = match crictl() {
+        Ok(path) => path,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    walk(&server, &crictl, "streaming", &image).await;
     server.close().await;
 }

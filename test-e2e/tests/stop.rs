@@ -2,11 +2,16 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use k8s_cri::v1::ContainerState;
+use k8s_cri::v1::{ContainerState, CreateContainerRequest};
+use serde_json::json;
 use test_e2e::disk::Disk;
+use test_e2e::eventually::{stretched, until};
 use test_e2e::harness::Server;
+use test_e2e::images::busybox_builder;
 use test_e2e::layout::Settings;
+use test_e2e::newer::{self, Newer};
 use test_e2e::specs::Container;
 
 /// Freezes a container's cgroup, as `docker pause` or a checkpoint would.
@@ -55,6 +60,85 @@ async fn a_frozen_container_is_killed_all_the_same() {
         .await;
     freeze(&server, &id).await;
     server.client.stop(&id, 0).await.unwrap();
+    assert_eq!(server.client.container_status(&id).await.unwrap().exit_code, 137);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn the_requests_signal_goes_before_the_images_and_that_before_sigterm() {
+    let server = Server::start().await;
+    let plain = server.busybox().await;
+    let image = busybox_builder().config("StopSignal", json!("SIGUSR1")).build();
+    let with_signal = server.pull("with-signal", &image).await;
+    let pod = server.run_pod("signals").await;
+    let says = "trap 'exit 15' TERM; trap 'exit 10' USR1; trap 'exit 12' USR2; echo up; while :; do sleep 0.05; done";
+    // As the CRI numbers it.
+    let usr2 = [Newer::StopSignal(30)];
+    let cases = [
+        ("neither", &plain, &[][..], 15),
+        ("image", &with_signal, &[], 10),
+        ("both", &with_signal, &usr2, 12),
+        ("request", &plain, &usr2, 12),
+    ];
+    for (name, image, asked, heard) in cases {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod.id.clone(),
+            config: Some(Container::new(name, image).shell(says).0),
+            sandbox_config: Some(pod.config.clone()),
+        };
+        let id = newer::create(&server.socket(), &request, asked).await.unwrap();
+        server.client.start(&id).await.unwrap();
+        pod.logged(&format!("{name}.log"), "up").await;
+        server.client.stop(&id, 600).await.unwrap();
+        let status = server.client.container_status(&id).await.unwrap();
+        assert_eq!(status.exit_code, heard, "{name}");
+    }
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_container_asleep_in_the_kernel_holds_no_stop_beyond_its_deadline() {
+    let server = Settings {
+        prepare: Some(Disk::preparation()),
+        ..Settings::default()
+    };
+    let server = server.start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("asleep").await;
+    let mut disk = Disk::of(&server.host, server.directory()).await;
+    let writer = Container::new("main", &image)
+        .shell("echo up; while :; do echo x > /data/file; done")
+        .mount(&disk.directory, "/data");
+    let id = pod.start(&writer).await;
+    pod.logged("main.log", "up").await;
+    let info = server.client.container_info(&id).await;
+    let stat = format!("/proc/{}/stat", info["pid"]);
+    disk.freeze();
+    until("it sleeps uninterruptibly", || {
+        // proc(5): behind the name in its brackets.
+        let stat = fs::read_to_string(&stat).expect("it runs");
+        stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" D"))
+    })
+    .await;
+    let asked = Instant::now();
+    let refused = server.client.stop(&id, 1).await.expect_err("nothing can end it");
+    assert!(
+        asked.elapsed() < stretched(Duration::from_secs(20)),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
+    let state = server.client.container_status(&id).await.unwrap().state();
+    assert_eq!(
+        state,
+        ContainerState::ContainerRunning,
+        "it is not told to have ended"
+    );
+    let other = Container::new("other", &image).shell("exit 4");
+    assert_eq!(pod.finish(&other).await.0, 4, "its siblings come and go");
+
+    disk.thaw();
+    server.client.stop(&id, 1).await.expect("now it can");
     assert_eq!(server.client.container_status(&id).await.unwrap().exit_code, 137);
     server.close().await;
 }

@@ -125,6 +125,39 @@ async fn exec_over_both_transports() {
     server.close().await;
 }
 
+#[tokio::test]
+async fn what_kubelet_hands_on_is_served_whatever_it_is_called_by() {
+    let Some((server, client)) = start().await else {
+        return;
+    };
+    let image = server.busybox().await;
+    let pod = server.run_pod("kubelet").await;
+    let id = pod
+        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    let with = (&server, client.as_path());
+    let through = ["-kubelet", "worker-3.cluster.example:10250", "-stdin"];
+    for transport in TRANSPORTS {
+        let done = exec(
+            with,
+            transport,
+            &id,
+            "cat; exit 4",
+            Shape::ALL,
+            &through,
+            b"in and out".into(),
+        )
+        .await;
+        assert_eq!(
+            (text(&done.stdout), done.status.code()),
+            ("in and out".into(), Some(4)),
+            "{transport}: {}",
+            text(&done.stderr)
+        );
+    }
+    server.close().await;
+}
+
 /// One attach session with input.
 async fn attach(with: (&Server, &Path), transport: &str, id: &str, shape: Shape, input: &[u8]) -> Output {
     let (server, client) = with;

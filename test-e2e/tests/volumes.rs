@@ -10,7 +10,7 @@ use serde_json::json;
 use test_e2e::harness::Server;
 use test_e2e::images;
 use test_e2e::layers::Layer;
-use test_e2e::newer::{self, NewerMount};
+use test_e2e::newer::{self, Newer, NewerMount};
 use test_e2e::pods::RunningPod;
 use test_e2e::specs::Container;
 
@@ -99,7 +99,7 @@ async fn create_with(
         config: Some(container.0.clone()),
         sandbox_config: Some(pod.config.clone()),
     };
-    newer::create(&server.socket(), &request, &[mount]).await
+    newer::create(&server.socket(), &request, &[Newer::Mount(Box::new(mount))]).await
 }
 
 fn image_at(reference: &str, target: &str, sub_path: &str) -> NewerMount {
