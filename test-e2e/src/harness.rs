@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::built;
 use crate::client::Client;
 use crate::daemon::spawn;
-use crate::eventually::stretched;
+use crate::eventually::{eventually, stretched};
 use crate::host::Host;
 use crate::images::Image;
 use crate::layout::{BRIDGE, Layout, REGISTRY_PORT, Settings};
@@ -212,12 +212,28 @@ impl Server {
         self.run(&self.pod(name)).await.expect("a plain pod runs")
     }
 
-    /// Runs a pod.
+    /// Runs a pod, and waits until the daemon has begun the next sandbox in advance: a test that compares what there is
+    /// before and after must not see that happen.
     ///
     /// # Errors
     /// What the runtime answers.
+    ///
+    /// # Panics
+    /// When none is begun.
     pub async fn run(&self, pod: &Pod) -> Result<RunningPod, Status> {
-        RunningPod::run(&self.client, pod).await
+        let running = RunningPod::run(&self.client, pod).await?;
+        eventually("the next sandbox is begun", || async {
+            let pods = self.client.pods().await.ok()?;
+            let is_pods = |what: &str| pods.iter().any(|pod| what.contains(&pod.id));
+            self.processes()
+                .iter()
+                .any(|(_, what)| {
+                    what.starts_with("[crisp-pod] S ") && what.contains("--network") && !is_pods(what)
+                })
+                .then_some(())
+        })
+        .await;
+        Ok(running)
     }
 
     /// Runs the command line with this server's configuration.
