@@ -24,6 +24,7 @@ use crate::service::admin::Admin;
 use crate::service::deadline::Deadline;
 use crate::service::observe::Observe;
 use crate::service::{Images, Runtime};
+use crate::spare::Spares;
 use crate::{Error, Result, telemetry};
 
 /// How long calls under way may take to end after SIGTERM; what they do is taken up by the next start.
@@ -49,6 +50,9 @@ pub async fn serve(config: Config) -> Result<()> {
     let socket = config.socket.clone();
     let app = App::build(config).await?;
     crate::recover::recover(&app).await?;
+    if !app.registry.pods().is_empty() {
+        Spares::refill(&app);
+    }
     crate::exporter::start(&app).await?;
     let (listener, ours) = listen(&socket)?;
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
