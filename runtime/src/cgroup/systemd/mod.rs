@@ -16,11 +16,11 @@
 //! Why D-Bus by hand: four calls on one socket, from threads that may block. A client library brings an async runtime
 //! into a crate that has none, and thirty crates into the build.
 //!
-//! Invariants: the limits that systemd is told are made from those that are written ([`properties`]), so a reload
+//! Invariants: the limits that systemd is told are made from those that are written (`properties`), so a reload
 //! restores them; `Delegate=yes` keeps systemd out of what is below; what a container or its pod says never becomes part
 //! of a property: names are made of ids, values of checked numbers. Only for hosts with v2 alone.
 //!
-//! Read next: [`slice`] for names, `bus` and `wire` for the conversation.
+//! Read next: `slice` for names, `bus` and `wire` for the conversation.
 
 mod bus;
 mod properties;

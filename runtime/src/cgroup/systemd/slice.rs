@@ -97,7 +97,7 @@ impl Scope {
         parts.next().is_none().then(|| Scope::new(slice, prefix, id))
     }
 
-    /// As [`from_oci`](Self::from_oci) reads it.
+    /// As `from_oci` reads it.
     pub fn to_oci(&self) -> String {
         let stem = self.name.strip_suffix(SCOPE).unwrap_or(&self.name);
         let (prefix, id) = stem.rsplit_once('-').unwrap_or(("", stem));
