@@ -37,8 +37,8 @@ missing() {
 
 install() {
     wanted=$(missing "$1") || exit
-    wanted=$(echo "$wanted" | tr '\n' ' ')
     [ -n "$wanted" ] || return 0
+    wanted=$(echo "$wanted" | tr '\n' ' ')
     if ! command -v apt-get >/dev/null; then
         echo "setup.sh: not a Debian; install these yourself: $wanted" >&2
         return 0
