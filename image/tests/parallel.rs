@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use image::{LayerFormat, LayerFormatChoice, LayerStage, Store};
+use rustix::mount::{UnmountFlags, unmount};
 use support::images::{Layer, Tar, TestImage};
 use support::registry::{self, TestRegistry};
 use support::{config, tree};
@@ -113,6 +114,20 @@ async fn pull_from_the_top(store: &Store, registry: &TestRegistry, image: &TestI
     pulled.unwrap();
 }
 
+/// The directories of the two stores. What they mounted goes with them.
+struct Folder(tempfile::TempDir);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        for store in ["serial", "parallel"] {
+            let mounts = self.0.path().join(format!("{store}.mounts"));
+            for path in [mounts.join("ns"), mounts] {
+                let _ = unmount(path, UnmountFlags::DETACH);
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_order_of_unpacking_makes_no_difference() {
     for (format, seed) in [LayerFormat::Directory, LayerFormat::Erofs]
@@ -122,8 +137,8 @@ async fn the_order_of_unpacking_makes_no_difference() {
         let image = image(seed);
         let registry = TestRegistry::start().await;
         registry.add("app:v1", &image);
-        let folder = tempfile::tempdir().unwrap();
-        let (serial, parallel) = (folder.path().join("serial"), folder.path().join("parallel"));
+        let folder = Folder(tempfile::tempdir().unwrap());
+        let (serial, parallel) = (folder.0.path().join("serial"), folder.0.path().join("parallel"));
         let store = open(&serial, format, 1).await;
         store.pull(registry.request("app:v1")).await.unwrap();
         drop(store);
