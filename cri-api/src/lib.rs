@@ -7,12 +7,13 @@
 //!        │ runtime.v1.ImageService              │
 //!        └────────────────► one unix socket ◄───┘
 //!                                  │
-//!      proto/*.proto ─ protox ─ tonic ─► messages, clients, servers (this crate)
+//!      proto/*.proto ─ protox ─ tonic ─► messages, clients, servers (generated/, this crate)
 //! ```
 //!
 //! The contract is written down in `proto/runtime.proto`, in our own words: names, numbers and types are those of
-//! Kubernetes 1.36 and of the 1.37 beta; the remarks say what a client relies on. It is compiled at build time by
-//! `protox`, so no `protoc` is needed.
+//! Kubernetes 1.36 and of the 1.37 beta; the remarks say what a client relies on. What follows from it is
+//! in `src/generated`, so that a build needs neither `protoc` nor another compiler of contracts, whose building takes longer
+//! than that of this crate. `tests/generated.rs` compiles it again and compares.
 //!
 //! # Invariants
 //! - A field's number, type and name never change. `tests/interop.rs` fills every message with random values and
@@ -31,17 +32,14 @@ use std::fmt;
 /// `proto/runtime.proto`.
 #[allow(missing_docs, unreachable_pub, rustdoc::all, clippy::all)]
 pub mod v1 {
-    tonic::include_proto!("runtime.v1");
+    include!("generated/runtime.v1.rs");
 }
 
 /// The admin service, `crisp.admin.v1`: status, import and export. Documented in `proto/admin.proto`.
 #[allow(missing_docs, unreachable_pub, rustdoc::all, clippy::all)]
 pub mod admin {
-    tonic::include_proto!("crisp.admin.v1");
+    include!("generated/crisp.admin.v1.rs");
 }
-
-/// The encoded `FileDescriptorSet` of both contracts, for reflection and for tests.
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The largest message that either side must accept, in bytes: kubelet's own limit.
 pub const MAX_MESSAGE_SIZE: usize = 16 * 1024 * 1024;

@@ -88,7 +88,7 @@ struct Source {
 /// What is logged, and how.
 #[derive(Debug, Clone)]
 pub struct Log {
-    /// A filter that `tracing_subscriber::EnvFilter` is known to accept.
+    /// Levels, in a form that is known to be right.
     pub level: String,
     /// For people or for programs.
     pub format: LogFormat,

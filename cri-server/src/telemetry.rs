@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
@@ -24,9 +25,9 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // The configuration has been checked, so the filter is one.
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_default();
+    let filter = filter(&log.level).unwrap_or_default();
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(writer)
         .with_ansi(colours);
     match log.format {
@@ -35,13 +36,44 @@ where
                 .json()
                 .flatten_event(true)
                 .with_current_span(true)
-                .finish(),
+                .finish()
+                .with(filter),
         ),
         LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
-            Box::new(builder.without_time().with_target(false).finish())
+            Box::new(builder.without_time().with_target(false).finish().with(filter))
         }
-        LogFormat::Text => Box::new(builder.with_target(false).finish()),
+        LogFormat::Text => Box::new(builder.with_target(false).finish().with(filter)),
     }
+}
+
+/// What `log.level` says: a level, or several `MODULE=LEVEL` with commas between them, or both.
+///
+/// # Errors
+/// The part that is neither.
+pub(crate) fn filter(text: &str) -> Result<Targets, String> {
+    let mut filter = Targets::new();
+    for part in text.split(',').map(str::trim) {
+        let (module, level) = part
+            .split_once('=')
+            .map_or((None, part), |(module, level)| (Some(module), level));
+        let level = Some(level)
+            .filter(|level| !level.is_empty())
+            .and_then(|level| level.parse::<LevelFilter>().ok())
+            .ok_or_else(|| format!("{part:?} does not say a level"))?;
+        filter = match module {
+            None => filter.with_default(level),
+            Some(module) if is_module(module) => filter.with_target(module, level),
+            Some(module) => return Err(format!("{module:?} is no module's name")),
+        };
+    }
+    Ok(filter)
+}
+
+fn is_module(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_:".contains(c))
 }
 
 /// Tells the service manager that calls are answered from now on: sd_notify(3), `READY=1`.
@@ -115,6 +147,18 @@ mod tests {
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_filter_is_levels_and_modules_with_levels() {
+        use tracing::Level;
+        let parsed = filter("warn, cri_server::ops=debug,h2=off").expect("a filter");
+        assert!(parsed.would_enable("cri_server::ops::create", &Level::DEBUG));
+        assert!(parsed.would_enable("image", &Level::WARN) && !parsed.would_enable("image", &Level::INFO));
+        assert!(!parsed.would_enable("h2::proto", &Level::ERROR));
+        for wrong in ["", "loud", "info,[", "info,", "a b=info", "=info", "image=loud"] {
+            assert!(filter(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -6,7 +6,6 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tar::{Builder, Header};
 
 use crate::built;
@@ -62,7 +61,9 @@ impl Blob {
 /// `sha256:<hex>` of `bytes`.
 pub fn digest(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(bytes)
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest
+        .as_ref()
         .iter()
         .fold("sha256:".to_owned(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");

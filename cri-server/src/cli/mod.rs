@@ -64,7 +64,7 @@ struct Settings {
     /// Directory for images and records
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<String>,
-    /// error, warn, info, debug, trace or a filter
+    /// error, warn, info, debug or trace; MODULE=LEVEL for exceptions, with commas between
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
     /// Shape of log lines

@@ -146,8 +146,10 @@ impl At<'_> {
     }
 
     fn log(&self, log: &raw::Log) -> Result<Log> {
-        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&log.level) {
-            let problem = format!("{error}; write error, warn, info, debug, trace or a filter");
+        if let Err(problem) = crate::telemetry::filter(&log.level) {
+            let problem = format!(
+                "{problem}; write off, error, warn, info, debug or trace, and MODULE=LEVEL for exceptions, with commas between"
+            );
             return Err(self.wrong("log.level", problem));
         }
         let format = match log.format.as_str() {

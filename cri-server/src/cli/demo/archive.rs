@@ -2,8 +2,8 @@
 
 use std::io;
 
+use image::digest::Digest;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use tar::{Builder, Header};
 
 /// What the image is called. `localhost` is no registry that anybody pulls from.
@@ -14,16 +14,16 @@ pub(super) const BINARY: &str = "/crisp";
 /// The archive, as `docker save` would write it.
 pub(super) fn make(binary: &[u8]) -> io::Result<Vec<u8>> {
     let layer = tar_of([(&BINARY[1..], 0o755, binary)])?;
-    let diff_id = hex(&layer);
+    let diff_id = Digest::sha256(&layer);
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
         "config": { "Entrypoint": [BINARY], "Cmd": ["demo-workload"] },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff_id}")] },
+        "rootfs": { "type": "layers", "diff_ids": [diff_id.as_str()] },
     })
     .to_string();
-    let config_name = format!("{}.json", hex(config.as_bytes()));
-    let layer_name = format!("{diff_id}/layer.tar");
+    let config_name = format!("{}.json", Digest::sha256(config.as_bytes()).hex());
+    let layer_name = format!("{}/layer.tar", diff_id.hex());
     let manifest = json!([{ "Config": config_name, "RepoTags": [NAME], "Layers": [layer_name] }]).to_string();
     tar_of([
         ("manifest.json", 0o644, manifest.as_bytes()),
@@ -41,13 +41,6 @@ fn tar_of<'a>(files: impl IntoIterator<Item = (&'a str, u32, &'a [u8])>) -> io::
         archive.append_data(&mut header, path, content)?;
     }
     archive.into_inner()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 #[cfg(test)]
@@ -70,12 +63,15 @@ mod tests {
         let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).expect("JSON");
         assert_eq!(manifest[0]["RepoTags"], json!([NAME]));
         let config_name = manifest[0]["Config"].as_str().expect("a config");
-        assert_eq!(config_name, format!("{}.json", hex(&files[config_name])));
+        assert_eq!(
+            config_name,
+            format!("{}.json", Digest::sha256(&files[config_name]).hex())
+        );
         let config: serde_json::Value = serde_json::from_slice(&files[config_name]).expect("JSON");
         let layer = &files[manifest[0]["Layers"][0].as_str().expect("a layer")];
         assert_eq!(
             config["rootfs"]["diff_ids"],
-            json!([format!("sha256:{}", hex(layer))])
+            json!([Digest::sha256(layer).as_str()])
         );
         let mut layer = tar::Archive::new(layer.as_slice());
         let entry = layer
