@@ -58,6 +58,23 @@ enum Slot {
     Closed,
 }
 
+impl Slot {
+    /// What is ready, for another owner; anything else stays as it is.
+    fn take_ready(&mut self) -> Option<Begun> {
+        match std::mem::take(self) {
+            Slot::Ready(begun) => Some(begun),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        matches!(self, Slot::Ready(begun) if begun.supervisor.is_connected())
+    }
+}
+
 impl Spares {
     /// The spare, when there is one and it suits such a pod.
     pub fn take(&self, config: &PodConfig) -> Option<Begun> {
@@ -68,12 +85,11 @@ impl Spares {
         self.uses.fetch_add(1, Ordering::Relaxed);
         // Being made, it is not ready.
         let mut slot = self.slot.try_lock().ok()?;
-        if !matches!(&*slot, Slot::Ready(begun) if begun.supervisor.is_connected()) {
-            return None;
-        }
-        match std::mem::take(&mut *slot) {
-            Slot::Ready(begun) => Some(begun),
-            Slot::Empty | Slot::Closed => None,
+        // One that was lost is discarded by whoever refills.
+        if slot.is_connected() {
+            slot.take_ready()
+        } else {
+            None
         }
     }
 
@@ -86,12 +102,10 @@ impl Spares {
             let Ok(mut slot) = app.spares.slot.try_lock() else {
                 return;
             };
-            match &*slot {
-                Slot::Closed => return,
-                Slot::Ready(begun) if begun.supervisor.is_connected() => return,
-                Slot::Ready(_) | Slot::Empty => {}
+            if matches!(*slot, Slot::Closed) || slot.is_connected() {
+                return;
             }
-            if let Slot::Ready(lost) = std::mem::take(&mut *slot) {
+            if let Some(lost) = slot.take_ready() {
                 discard(&app, lost).await;
             }
             match make(&app).await {
@@ -102,8 +116,8 @@ impl Spares {
         });
     }
 
-    /// A pod was removed: without any, the spare goes as well after a while.
-    pub fn pod_removed(app: &Arc<App>) {
+    /// A pod has gone, or has come to nothing: without any, the spare goes as well after a while.
+    pub fn release_unused(app: &Arc<App>) {
         if !app.registry.pods().is_empty() {
             return;
         }
@@ -113,11 +127,7 @@ impl Spares {
             tokio::time::sleep(LINGER).await;
             let mut slot = app.spares.slot.lock().await;
             let unused = app.spares.uses.load(Ordering::Relaxed) == seen && app.registry.pods().is_empty();
-            // A slot that is closed stays so.
-            if unused
-                && matches!(&*slot, Slot::Ready(_))
-                && let Slot::Ready(begun) = std::mem::take(&mut *slot)
-            {
+            if unused && let Some(begun) = slot.take_ready() {
                 discard(&app, begun).await;
             }
         });
@@ -126,9 +136,10 @@ impl Spares {
     /// The daemon ends: there will be no spare any more.
     pub async fn close(app: &App) {
         let mut slot = app.spares.slot.lock().await;
-        if let Slot::Ready(begun) = std::mem::replace(&mut *slot, Slot::Closed) {
+        if let Some(begun) = slot.take_ready() {
             discard(app, begun).await;
         }
+        *slot = Slot::Closed;
     }
 }
 

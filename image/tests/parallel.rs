@@ -16,13 +16,7 @@ const LAYERS: usize = 8;
 
 /// Layers that speak of those below them in every way there is: whiteouts, links, directories left out.
 fn image(seed: u64) -> TestImage {
-    let mut state = seed;
-    let mut random = move |below: u64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % below
-    };
+    let mut random = support::random(seed);
     let mut layers = vec![
         Tar::default()
             .dir("./", 0o711)

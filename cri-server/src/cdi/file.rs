@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 
 use super::name::{QualifiedName, check_kind};
@@ -188,7 +189,14 @@ fn read(path: &Path) -> std::result::Result<Option<File>, String> {
         Some("yaml" | "yml") => false,
         _ => return Ok(None),
     };
-    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    // Not waiting for the other end of what is no file.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file: fs::File = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| std::io::Error::from(errno).to_string())?
+        .into();
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Err("is no regular file".into());
+    }
     let mut text = String::new();
     file.take(MAX_FILE + 1)
         .read_to_string(&mut text)

@@ -114,4 +114,9 @@ fn unknown_misspelt_and_doubled_devices_are_refused_by_name() {
     )
     .unwrap();
     assert!(refusal("v.com/x=b").contains("cdiVersion"));
+    let broken = high.path().join("broken.yaml");
+    fs::remove_file(&broken).unwrap();
+    // To open it would be to wait for a writer.
+    nix::unistd::mkfifo(&broken, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(refusal("v.com/x=b").contains("no regular file"));
 }

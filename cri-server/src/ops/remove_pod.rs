@@ -44,7 +44,7 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
     progress.stage("record");
     app.store.remove_pod(pod.id()).await?;
     app.registry.remove_pod(&pod);
-    Spares::pod_removed(&app);
+    Spares::release_unused(&app);
     app.events.pod(&pod, Happened::Deleted);
     Ok(())
 }

@@ -88,6 +88,7 @@ async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
         Err(error) => {
             progress.stage("undoing after a failure");
             undo.run().await;
+            Spares::release_unused(&app);
             Err(error)
         }
     }

@@ -257,15 +257,7 @@ impl Layers {
                 }
                 match state.making.get(chain) {
                     Some(waiting) => waiting.clone(),
-                    None => {
-                        let (over, waiting) = watch::channel(());
-                        state.making.insert(chain.clone(), waiting);
-                        return Claim::Mine(Making {
-                            layers: self.clone(),
-                            chain: chain.clone(),
-                            _over: over,
-                        });
-                    }
+                    None => return Claim::Mine(state.making(self, chain)),
                 }
             };
             // Closed either way: made, or given up.
@@ -295,26 +287,44 @@ impl Layers {
     ///
     /// `used` is asked under the lock: whoever lets go of a lease has already recorded the use
     /// that replaces it.
-    pub(crate) fn collect(&self, used: impl FnOnce() -> HashSet<LayerKey>) -> Vec<LayerKey> {
-        let mut state = self.state();
-        let used = used();
-        let State { present, leases, .. } = &mut *state;
-        let free: Vec<LayerKey> = present
-            .keys()
-            .filter(|key| !used.contains(*key) && !leases.contains_key(*key))
-            .cloned()
-            .collect();
+    pub(crate) fn collect(self: &Arc<Self>, used: impl FnOnce() -> HashSet<LayerKey>) -> Vec<LayerKey> {
+        let (free, claims) = self.withdraw_unused(used);
         if let Some(mounts) = self.mounts.as_ref().filter(|_| !free.is_empty()) {
             mounts.forget(|name| free.iter().any(|key| key.as_str() == name));
         }
         for key in &free {
-            present.remove(key);
-            // Under the lock: a new claim must not find half of the old directory.
             if let Err(error) = self.trash.discard(&self.folder.join(key.as_str())) {
                 tracing::warn!(layer = %key, %error, "cannot discard an unused layer; the next start tries again");
             }
         }
+        // Who wants one of them again makes it anew from here on.
+        drop(claims);
         free
+    }
+
+    /// The unused layers, which are not present any more, with the right to make them: a new claim must not find half of
+    /// an old directory.
+    fn withdraw_unused(
+        self: &Arc<Self>,
+        used: impl FnOnce() -> HashSet<LayerKey>,
+    ) -> (Vec<LayerKey>, Vec<Making>) {
+        let mut state = self.state();
+        let used = used();
+        let free: Vec<(LayerKey, ChainId)> = state
+            .present
+            .iter()
+            .filter(|(key, _)| !used.contains(*key) && !state.leases.contains_key(*key))
+            .map(|(key, info)| (key.clone(), info.chain.clone()))
+            .collect();
+        let mut claims = Vec::new();
+        for (key, chain) in &free {
+            state.present.remove(key);
+            // In another format it may be in the making, or withdrawn just now.
+            if !state.making.contains_key(chain) {
+                claims.push(state.making(self, chain));
+            }
+        }
+        (free.into_iter().map(|(key, _)| key).collect(), claims)
     }
 }
 
@@ -325,6 +335,17 @@ impl State {
             let info = self.present.get(&key)?.clone();
             Some((key, info))
         })
+    }
+
+    /// The right to make a layer that nobody makes now.
+    fn making(&mut self, layers: &Arc<Layers>, chain: &ChainId) -> Making {
+        let (over, waiting) = watch::channel(());
+        self.making.insert(chain.clone(), waiting);
+        Making {
+            layers: layers.clone(),
+            chain: chain.clone(),
+            _over: over,
+        }
     }
 }
 

@@ -12,6 +12,17 @@ use std::time::Duration;
 
 use image::{RegistryConfig, RetryPolicy, Store, StoreConfig};
 
+/// Numbers below what they are asked for, the same for the same seed.
+pub(crate) fn random(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |below| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    }
+}
+
 /// A store that looks at nothing of the host but its folder.
 pub(crate) fn config(root: &Path) -> StoreConfig {
     let retry = RetryPolicy {

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::tree;
+use crate::support::{self, tree};
 use crate::{Bench, assert_same};
 
 /// Archives without PAX headers know no more.
@@ -27,13 +27,7 @@ fn whole_seconds(mut tree: BTreeMap<String, String>) -> BTreeMap<String, String>
 
 /// A tree with a bit of everything, different for each seed.
 fn grow(root: &Path, seed: u64) {
-    let mut state = seed;
-    let mut random = move |below: u64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % below
-    };
+    let mut random = support::random(seed);
     fs::create_dir(root).unwrap();
     let mut directories = vec![root.to_path_buf()];
     let mut files: Vec<PathBuf> = Vec::new();

@@ -187,13 +187,26 @@ impl Supervisor {
         let Some(sweeping) = self.sweeping.take() else {
             return;
         };
-        while sweep(|pid| self.knows(pid)) {}
-        if sweeping.left > 0 {
+        // The child of a launch that goes on is not known yet, and must not be reaped as nobody's.
+        let left = if self.is_launching() {
+            Some(sweeping.left)
+        } else {
+            while sweep(|pid| self.knows(pid)) {}
+            sweeping.left.checked_sub(1)
+        };
+        if let Some(left) = left {
             self.sweeping = Some(Sweeping {
-                left: sweeping.left - 1,
+                left,
                 next: Instant::now() + SWEEP_PAUSE,
             });
         }
+    }
+
+    fn is_launching(&self) -> bool {
+        self.containers
+            .find(|container| matches!(container.phase, Phase::Starting(_)))
+            .is_some()
+            || self.execs.find(Exec::is_starting).is_some()
     }
 
     fn knows(&self, pid: i32) -> bool {

@@ -57,6 +57,11 @@ pub(super) enum ExecPhase {
 }
 
 impl Exec {
+    /// Its process may be there already, and is not known yet.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.phase, ExecPhase::Starting { .. })
+    }
+
     pub(super) fn process(&self) -> Option<Process> {
         self.child().map(|child| child.process)
     }
