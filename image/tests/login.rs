@@ -217,3 +217,62 @@ async fn who_redirects_from_tls_to_none_is_refused_unless_insecure() {
     assert!(!seen.is_empty());
     assert!(seen.iter().all(|seen| seen.authorization.is_none()), "{seen:?}");
 }
+
+/// A registry may name any token service over TLS, but none without, and none that hands the request on.
+#[tokio::test]
+async fn secrets_are_not_shown_to_a_token_service_that_is_not_vetted() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let registry = TestRegistry::start_at("127.0.0.1:0", Some(authority.server(&["http/1.1"], None))).await;
+    let tokens = TestRegistry::start_at("127.0.0.1:0", Some(authority.server(&["http/1.1"], None))).await;
+    let plain = TestRegistry::start().await;
+    registry.add("app:v1", &small("private"));
+    let host = format!("localhost:{}", registry.address.port());
+    write(folder.path(), &format!("certs.d/{host}/ca.pem"), &authority.pem());
+    let hosts = format!("server = \"https://{host}\"\nca = \"ca.pem\"\n");
+    write(folder.path(), &format!("certs.d/{host}/hosts.toml"), &hosts);
+    let mut settings = config(&folder.path().join("store"));
+    settings.registry.hosts_folders = vec![folder.path().join("certs.d")];
+    let store = Store::open(settings).await.unwrap();
+    let pull = || {
+        store.pull(PullRequest {
+            reference: format!("{host}/app:v1").parse().unwrap(),
+            credentials: Credentials::Basic {
+                username: "me".into(),
+                password: "hunter2".into(),
+            },
+        })
+    };
+    let challenge = |realm: String| {
+        registry.fault(move |seen| match seen.authorization.as_deref() {
+            Some("Bearer good") => None,
+            _ => Some(registry::with_header(
+                401,
+                "www-authenticate",
+                &format!("Bearer realm=\"{realm}\",service=\"s\""),
+            )),
+        });
+    };
+
+    challenge(format!("http://localhost:{}/token", plain.address.port()));
+    let refused = pull().await.unwrap_err().to_string();
+    assert!(refused.contains("not reached by https"), "{refused}");
+
+    let secure = format!("https://localhost:{}/token?key=s3cret", tokens.address.port());
+    challenge(secure);
+    let elsewhere = format!("http://{}/stolen", plain.address);
+    tokens.fault(move |_| Some(registry::with_header(307, "location", &elsewhere)));
+    let refused = pull().await.unwrap_err().to_string();
+    assert!(
+        !refused.contains("hunter2") && !refused.contains("s3cret"),
+        "{refused}"
+    );
+    assert!(plain.seen().is_empty(), "{:?}", plain.seen());
+
+    tokens.fault(|_| Some(registry::body(br#"{"token":"good"}"#)));
+    pull().await.unwrap();
+    let asked = tokens.seen();
+    let asked = asked.last().unwrap();
+    assert!(asked.authorization.as_deref().unwrap().starts_with("Basic "));
+    assert!(asked.query.contains("key=s3cret") && asked.query.contains("service=s"));
+}

@@ -1,6 +1,8 @@
 //! Answering a registry's challenge: Basic, or Bearer tokens from the service it names
 //! (distribution's token authentication; OAuth2 for refresh tokens).
 
+use std::net::IpAddr;
+
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Client, Url};
 use serde::Deserialize;
@@ -154,21 +156,23 @@ impl TokenRequest<'_> {
             problem,
         };
         let realm = Url::parse(realm).map_err(|_| refused("its token service has a malformed address"))?;
+        let elsewhere = realm.host_str() != self.endpoint.host_str();
         match realm.scheme() {
             "https" => {}
-            "http" if self.endpoint.scheme() == "http" => {}
+            // Who was declared insecure is so for itself: secrets go to no other host in the clear.
+            "http" if self.endpoint.scheme() == "http" => {
+                if elsewhere && !matches!(self.credentials, Credentials::Anonymous) {
+                    return Err(refused(
+                        "its token service is another host, and not reached by https",
+                    ));
+                }
+            }
             _ => return Err(refused("its token service is not reached by https")),
         }
         if !realm.username().is_empty() || realm.password().is_some() {
             return Err(refused("its token service's address has a user or password"));
         }
-        let host = realm.host_str().unwrap_or_default();
-        let address: Option<std::net::IpAddr> = host.trim_matches(['[', ']']).parse().ok();
-        let inward = address.is_some_and(|address| match address {
-            std::net::IpAddr::V4(v4) => v4.is_link_local() || v4.is_loopback() || v4.is_unspecified(),
-            std::net::IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local(),
-        });
-        if (inward || host == "localhost") && realm.host_str() != self.endpoint.host_str() {
+        if elsewhere && realm.host_str().is_none_or(is_inward) {
             return Err(refused("its token service is an address of this machine or link"));
         }
         Ok(realm)
@@ -240,6 +244,17 @@ impl TokenRequest<'_> {
     }
 }
 
+/// Whether only this machine, or those on its link, reach a host.
+fn is_inward(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']).trim_end_matches('.');
+    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(v4)) => v4.is_link_local() || v4.is_loopback() || v4.is_unspecified(),
+        Ok(IpAddr::V6(v6)) => v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local(),
+        // RFC 6761, 6.3; the parser of URLs has made it lower case.
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
 fn basic(username: &str, password: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(format!("{username}:{password}"))
@@ -277,7 +292,7 @@ mod tests {
         assert_eq!(parse("Negotiate"), None);
     }
 
-    fn vet(endpoint: &str, realm: &str) -> bool {
+    fn vet_for(credentials: &Credentials, endpoint: &str, realm: &str) -> bool {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let request = TokenRequest {
             client: &Client::builder().tls_certs_only([]).build().unwrap(),
@@ -285,20 +300,57 @@ mod tests {
             endpoint: &Url::parse(endpoint).unwrap(),
             repository: "a",
             actions: "pull",
-            credentials: &Credentials::Anonymous,
+            credentials,
         };
         request.vet(realm).is_ok()
     }
 
     #[test]
     fn vets_the_token_service() {
+        let vet = |endpoint: &str, realm: &str| vet_for(&Credentials::Anonymous, endpoint, realm);
         assert!(vet("https://r.io/v2/", "https://auth.r.io/token"));
         assert!(!vet("https://r.io/v2/", "http://auth.r.io/token"));
-        assert!(!vet("https://r.io/v2/", "https://169.254.169.254/token"));
-        assert!(!vet("https://r.io/v2/", "https://127.0.0.1/token"));
-        assert!(!vet("http://r.io/v2/", "http://[::1]/token"));
+        assert!(!vet("https://r.io/v2/", "http://r.io/token"));
+        assert!(vet("http://r.io/v2/", "http://auth.r.io/token"));
+        for inward in [
+            "169.254.169.254",
+            "127.0.0.1",
+            "2130706433",
+            "0.0.0.0",
+            "[::1]",
+            "[::ffff:169.254.169.254]",
+            "[fe80::1]",
+            "localhost",
+            "LOCALHOST.",
+            "any.localhost",
+        ] {
+            assert!(
+                !vet("https://r.io/v2/", &format!("https://{inward}/token")),
+                "{inward}"
+            );
+            assert!(
+                !vet("http://r.io/v2/", &format!("http://{inward}/token")),
+                "{inward}"
+            );
+        }
         assert!(!vet("https://r.io/v2/", "https://user@auth.r.io/token"));
         assert!(!vet("https://r.io/v2/", "file:///etc/passwd"));
+        assert!(!vet("https://r.io/v2/", "/token"));
         assert!(vet("http://127.0.0.1:5000/v2/", "http://127.0.0.1:5001/token"));
+    }
+
+    #[test]
+    fn secrets_go_to_no_other_host_in_the_clear() {
+        let password = Credentials::Basic {
+            username: "me".into(),
+            password: "secret".into(),
+        };
+        for credentials in [password, Credentials::IdentityToken("secret".into())] {
+            let vet = |endpoint: &str, realm: &str| vet_for(&credentials, endpoint, realm);
+            assert!(!vet("http://r.io/v2/", "http://auth.r.io/token"));
+            assert!(!vet("http://10.0.0.1:5000/v2/", "http://10.0.0.2:5000/token"));
+            assert!(vet("http://r.io:5000/v2/", "http://r.io:5001/token"));
+            assert!(vet("http://r.io/v2/", "https://auth.r.io/token"));
+        }
     }
 }
