@@ -14,10 +14,11 @@ mod docker;
 mod layout;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use self::archive::Archive;
 use crate::assemble::{Part, assemble};
@@ -118,19 +119,27 @@ impl From<ArchiveProblem> for Error {
 /// Feeds the stream to a thread that decompresses it into a file.
 async fn spool(inner: &Arc<Inner>, mut reader: impl AsyncRead + Send + Unpin) -> Result<Archive, Error> {
     let (sink, pieces) = mpsc::channel(4);
+    let (large, mut is_large) = watch::channel(false);
     let spooler = inner.clone();
-    let spooled = blocking("spool an image archive", move || Archive::spool(&spooler, pieces));
+    let spooled = blocking("spool an image archive", move || {
+        Archive::spool(&spooler, pieces, &large)
+    });
+    let patience = inner.registry().progress_timeout;
     let feed = async move {
         loop {
             let mut piece = vec![0; PIECE];
-            let count = reader.read(&mut piece).await?;
+            let count = tokio::select! {
+                count = reader.read(&mut piece) => count?,
+                // The spooler went away, and has the reason.
+                () = sink.closed() => return Ok(()),
+                () = stalled(&mut is_large, patience) => return Err(std::io::ErrorKind::TimedOut.into()),
+            };
             piece.truncate(count);
             let next = if count == 0 {
                 Piece::End
             } else {
                 Piece::Data(Bytes::from(piece))
             };
-            // The spooler went away, and has the reason.
             if sink.send(next).await.is_err() || count == 0 {
                 return Ok(());
             }
@@ -139,6 +148,15 @@ async fn spool(inner: &Arc<Inner>, mut reader: impl AsyncRead + Send + Unpin) ->
     let (fed, spooled): (std::io::Result<()>, _) = tokio::join!(feed, spooled);
     fed.map_err(|error| ArchiveProblem::Unreadable(format!("reading the archive: {error}")))?;
     spooled
+}
+
+/// Whoever sends an archive may take as long as he likes, but not while its window keeps others waiting.
+async fn stalled(is_large: &mut watch::Receiver<bool>, patience: Duration) {
+    if is_large.wait_for(|large| *large).await.is_err() {
+        // The spooler has come to its end.
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(patience).await;
 }
 
 fn candidates(archive: &Archive, platform: &Platform) -> Result<Vec<Candidate>, Error> {

@@ -2,11 +2,14 @@
 
 mod support;
 
+use std::time::Duration;
+
 use image::digest::Digest;
 use image::{ArchiveProblem, Error, ImportOptions, SnapshotRoot, Store};
 use serde_json::json;
-use support::images::{Layer, Tar, TestImage, gzip, layout, zstd};
-use support::{directory, open, tree};
+use support::images::{Layer, Tar, TestImage, gzip, layout, zstd, zstd_with_window};
+use support::{config, directory, open, tree};
+use tokio::io::AsyncWriteExt;
 
 fn image() -> TestImage {
     let long = "deep/".repeat(40) + "file";
@@ -244,4 +247,36 @@ async fn a_changed_layer_cannot_be_exported_unnoticed() {
         .await
         .unwrap_err();
     assert!(matches!(refused, Error::Irreproducible { .. }), "{refused}");
+}
+
+/// One archive at a time has a large window: who sends no more of it makes room for the next.
+#[tokio::test]
+async fn who_stalls_with_a_large_window_is_cut_off_and_others_are_waited_for() {
+    const PATIENCE: Duration = Duration::from_millis(300);
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = config(folder.path());
+    settings.registry.progress_timeout = PATIENCE;
+    let store = Store::open(settings).await.unwrap();
+    let archive = layout(&[("app:1", &image())]);
+
+    let large = zstd_with_window(&archive, 27);
+    let (mut client, stream) = tokio::io::duplex(large.len());
+    client.write_all(&large[..large.len() / 2]).await.unwrap();
+    let stalled = store.import(stream, ImportOptions::default());
+    let (stalled, next) = tokio::join!(stalled, import(&store, &large));
+    next.unwrap();
+    let problem = stalled.unwrap_err().to_string();
+    assert!(problem.contains("timed out"), "{problem}");
+    drop(client);
+
+    let small = gzip(&archive);
+    let (begin, rest) = small.split_at(small.len() / 2);
+    let (mut client, stream) = tokio::io::duplex(small.len());
+    client.write_all(begin).await.unwrap();
+    let mut slow = Box::pin(store.import(stream, ImportOptions::default()));
+    let waited = tokio::time::timeout(3 * PATIENCE, &mut slow).await;
+    assert!(waited.is_err(), "it is still waited for");
+    client.write_all(rest).await.unwrap();
+    drop(client);
+    slow.await.unwrap();
 }

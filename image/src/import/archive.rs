@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::ArchiveProblem;
 use crate::document::{DocumentError, LARGEST_DOCUMENT};
@@ -38,8 +38,12 @@ enum Member {
 }
 
 impl Archive {
-    /// Takes the stream to its end. Blocks.
-    pub(super) fn spool(inner: &Inner, pieces: mpsc::Receiver<Piece>) -> Result<Self, Error> {
+    /// Takes the stream to its end. Blocks. Says when it has the right to be large, which others may wait for.
+    pub(super) fn spool(
+        inner: &Inner,
+        pieces: mpsc::Receiver<Piece>,
+        is_large: &watch::Sender<bool>,
+    ) -> Result<Self, Error> {
         let (writer, mut file) = inner.blobs.writer()?;
         // Without a name at once: whatever happens, its space comes back.
         drop(writer);
@@ -58,6 +62,7 @@ impl Archive {
         let mut large = None;
         let mut reader = decompress(input, |first| {
             let (log, right) = inner.budget.window_for_archive(first);
+            is_large.send_replace(right.is_some());
             large = right;
             log
         })
