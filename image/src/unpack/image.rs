@@ -116,11 +116,12 @@ impl ImageUnpacker<'_> {
         self.meter.remember(name.len())?;
         let node = match entry.kind {
             Kind::File { size, ref segments } => {
+                self.meter.file(size)?;
                 let file = self
                     .begin(&path, &entry, size, segments)
                     .map_err(refused(&path, "create"))?;
                 tar.structure.file(&path, segments);
-                self.contents(&path, file, size, segments, tar)?
+                self.contents(&path, file, segments, tar)?
             }
             Kind::Symlink(ref target) => self.symlink(&path, &entry, target)?,
             Kind::Character(0, 0) => return Err(UnpackError::ForgedWhiteout { path }),
@@ -231,12 +232,10 @@ impl ImageUnpacker<'_> {
         &mut self,
         path: &EntryPath,
         mut file: erofs::FileInProgress,
-        size: u64,
         segments: &[Segment],
         tar: &mut Tar<impl BufRead>,
     ) -> Result<Node, UnpackError> {
         let step = |step| refused(path, step);
-        self.meter.file(size)?;
         for segment in segments {
             let (mut offset, end) = (segment.offset, segment.offset + segment.length);
             while offset < end {

@@ -59,8 +59,10 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of one archive, uncompressed.
     pub bytes: u64,
-    /// Uncompressed bytes per compressed one; only for archives over 1 GiB.
+    /// Uncompressed bytes per compressed one.
     pub ratio: u64,
+    /// Uncompressed bytes up to which the ratio does not count: small archives of zeros are harmless.
+    pub ratio_free: u64,
     /// Bytes of the disk that must stay free.
     pub headroom: u64,
     /// Bytes of memory for names: of all that is in a layer that becomes one image, of the directories of another.
@@ -73,6 +75,7 @@ impl Default for Limits {
             entries: 4_000_000,
             bytes: 128 << 30,
             ratio: 2000,
+            ratio_free: 1 << 30,
             headroom: 64 << 20,
             names: 256 << 20,
         }

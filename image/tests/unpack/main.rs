@@ -4,6 +4,7 @@ mod escape;
 mod gnu_tar;
 mod metadata;
 mod refuse;
+mod sparse;
 mod stacked;
 #[path = "../support/mod.rs"]
 mod support;

@@ -33,8 +33,6 @@ use crate::unpack::{self, Limits};
 
 /// Pieces between the network and the decoder.
 pub(crate) const NETWORK_PIECES: usize = 4;
-/// The ratio limit starts to count here: small archives of zeros are harmless.
-const RATIO_FREE: u64 = 1 << 30;
 
 /// What a layer has to be.
 #[derive(Debug, Clone)]
@@ -74,7 +72,7 @@ pub(crate) fn unpack(
     let recipe = RecipeWriter::create(target.recipe).map_err(Error::io("create", target.recipe))?;
     let most = limits
         .bytes
-        .min(RATIO_FREE.max(expected.size.saturating_mul(limits.ratio)));
+        .min(limits.ratio_free.max(expected.size.saturating_mul(limits.ratio)));
     let stop = AtomicBool::new(false);
     let keep = target.keep.take();
     let (writer, reader) = plain(expected.diff_id.algorithm());
