@@ -75,3 +75,26 @@ async fn inodes_run_out() {
     let store = open(&disk, LayerFormat::Erofs).await;
     store.import(&many[..], ImportOptions::default()).await.unwrap();
 }
+
+/// The kernel takes a file system away from writers when it finds it damaged.
+#[tokio::test]
+async fn a_disk_that_fails_is_named_and_what_is_there_stays() {
+    let disk = Disk::new(24, 2000);
+    let store = open(&disk, LayerFormat::Directory).await;
+    let import = async |archive: &[u8]| store.import(archive, ImportOptions::default()).await;
+    import(&archive("small:1", 3, 2000)).await.unwrap();
+    let layers = entries(&disk.path().join("data/l"));
+    disk.fail();
+    let refused = import(&archive("small:2", 4, 2000))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("Read-only file system") && refused.contains("data"),
+        "{refused}"
+    );
+    assert!(store.resolve("small:2").is_err());
+    assert_eq!(entries(&disk.path().join("data/l")), layers);
+    // Reading goes on.
+    store.export(&["small:1".into()], &mut Vec::new()).await.unwrap();
+}

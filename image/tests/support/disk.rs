@@ -33,6 +33,22 @@ impl Disk {
         disk
     }
 
+    /// Makes the kernel believe that it has found damage (ext4(5), `errors=remount-ro`).
+    pub(crate) fn fail(&self) {
+        run(Command::new("mount")
+            .args(["-o", "remount,errors=remount-ro"])
+            .arg(self.path()));
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let point = format!(" {} ", self.path().display());
+        let line = mounts.lines().find(|line| line.contains(&point)).unwrap();
+        let device = line
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .trim_start_matches("/dev/");
+        std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "by a test").unwrap();
+    }
+
     fn mount(&self) {
         std::fs::create_dir(self.path()).unwrap();
         run(Command::new("mount")

@@ -239,6 +239,29 @@ pub(crate) fn cut(bytes: &[u8], at: usize) -> Answer {
         .unwrap()
 }
 
+/// Eight pieces with a pause before each, and silence until as many bytes came as were promised.
+pub(crate) fn in_pieces(bytes: &[u8], promised: usize, pause: std::time::Duration) -> Answer {
+    let size = bytes.len().div_ceil(8);
+    let pieces: Vec<Bytes> = bytes.chunks(size).map(Bytes::copy_from_slice).collect();
+    let complete = bytes.len() == promised;
+    let pieces = stream::iter(pieces);
+    let pieces = futures::StreamExt::then(pieces, move |piece| async move {
+        tokio::time::sleep(pause).await;
+        Ok(Frame::data(piece))
+    });
+    let silence = stream::once(async move {
+        if !complete {
+            std::future::pending::<()>().await;
+        }
+        Ok(Frame::data(Bytes::new()))
+    });
+    let body = StreamBody::new(futures::StreamExt::chain(pieces, silence));
+    Response::builder()
+        .header("content-length", promised)
+        .body(BodyExt::boxed(body))
+        .unwrap()
+}
+
 /// The bytes, without a copy of them.
 pub(crate) fn shared(bytes: &Bytes) -> Answer {
     Response::new(Full::new(bytes.clone()).map_err(|never| match never {}).boxed())
