@@ -22,7 +22,7 @@ use crate::host::Host;
 use crate::ids::{ContainerId, PodId};
 use crate::inflight::{Inflight, Operations};
 use crate::ops::events::Events;
-use crate::pod::{NamespaceMode, Pod, PodName};
+use crate::pod::{NamespaceMode, Pod, PodLimits, PodName};
 use crate::registry::Registry;
 use crate::spare::Spares;
 use crate::store::Store;
@@ -54,6 +54,8 @@ pub struct Verbs {
     pub stop: Inflight<ContainerId, ()>,
     /// UpdateContainerResources, by container and change.
     pub update: Inflight<(ContainerId, Resources), ()>,
+    /// UpdatePodSandboxResources, by pod and change.
+    pub update_pod: Inflight<(PodId, PodLimits), ()>,
     /// RemoveContainer.
     pub remove: Inflight<ContainerId, ()>,
     /// ReopenContainerLog.

@@ -203,7 +203,7 @@ pub enum PodPhase {
 }
 
 /// What a pod may use in all, as last updated.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 #[cbor(map)]
 pub struct PodLimits {
     /// What it costs beyond its containers.
@@ -212,6 +212,17 @@ pub struct PodLimits {
     /// The sum of its containers' resources.
     #[n(1)]
     pub resources: Option<Resources>,
+}
+
+impl PodLimits {
+    /// These, with those that a change has in their place.
+    #[must_use]
+    pub fn changed(self, change: Self) -> Self {
+        Self {
+            overhead: change.overhead.or(self.overhead),
+            resources: change.resources.or(self.resources),
+        }
+    }
 }
 
 /// What CNI gave the sandbox.
@@ -248,6 +259,8 @@ pub struct Pod {
     network: PodNetwork,
     init_pid: Option<i32>,
     limits: Mutex<PodLimits>,
+    /// Held by who changes the limits.
+    pub limits_turn: tokio::sync::Mutex<()>,
     containers: Mutex<HashMap<ContainerId, Arc<Container>>>,
     /// What is remembered of its use.
     pub meter: Meter,
@@ -263,6 +276,7 @@ impl Pod {
         };
         Self {
             limits: Mutex::new(limits),
+            limits_turn: tokio::sync::Mutex::default(),
             record,
             state: watch::Sender::new(state),
             network,
