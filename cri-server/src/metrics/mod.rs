@@ -99,7 +99,7 @@ pub fn descriptors() -> Vec<v1::MetricDescriptor> {
         .collect()
 }
 
-/// All metrics of a container or pod.
+/// All metrics of a container or pod. Blocks: devices are named by sysfs.
 pub fn of(subject: &Subject) -> Vec<v1::Metric> {
     let mut all = Vec::new();
     for family in families() {

@@ -7,7 +7,7 @@ use cri_api::v1;
 use crate::app::App;
 use crate::pod::Pod;
 use crate::stats::PodSample;
-use crate::{Result, metrics, stats};
+use crate::{Error, Result, metrics, stats};
 
 /// ListPodSandboxMetrics: of ready pods and their running containers.
 ///
@@ -22,18 +22,24 @@ pub async fn pods(app: &Arc<App>) -> Result<Vec<v1::PodSandboxMetrics>> {
 }
 
 async fn of_pod(app: &Arc<App>, pod: &Pod, sample: PodSample) -> Result<v1::PodSandboxMetrics> {
-    let own = metrics::of(&metrics::of_pod(pod, &sample));
+    let own = metrics::of_pod(pod, &sample);
     let mut containers = Vec::with_capacity(sample.containers.len());
     for (container, sample) in sample.containers {
         let subject = metrics::of_container(app, pod, &container, sample).await?;
-        containers.push(v1::ContainerMetrics {
-            container_id: container.record.id.to_string(),
-            metrics: metrics::of(&subject),
-        });
+        containers.push((container.record.id.to_string(), subject));
     }
-    Ok(v1::PodSandboxMetrics {
-        pod_sandbox_id: pod.id().to_string(),
-        metrics: own,
-        container_metrics: containers,
-    })
+    let pod_sandbox_id = pod.id().to_string();
+    // Names of devices are looked up in sysfs on the way.
+    let read = tokio::task::spawn_blocking(move || v1::PodSandboxMetrics {
+        pod_sandbox_id,
+        metrics: metrics::of(&own),
+        container_metrics: containers
+            .into_iter()
+            .map(|(container_id, subject)| v1::ContainerMetrics {
+                container_id,
+                metrics: metrics::of(&subject),
+            })
+            .collect(),
+    });
+    read.await.map_err(|_| Error::Crashed)
 }
