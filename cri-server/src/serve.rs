@@ -41,6 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// newer version.
 pub async fn serve(config: Config) -> Result<()> {
     runtime::client::keep_heap_small();
+    raise_open_files();
     runtime::client::keep_descriptors_from_children().map_err(Error::io("close_range", "/proc/self/fd"))?;
     directories(&config)?;
     let _instance = only_instance(&config.state_dir)?;
@@ -93,6 +94,20 @@ fn router(app: &Arc<App>) -> tonic::transport::server::Router<Stack<Deadline, St
         .add_service(RuntimeServiceServer::new(Runtime(app.clone())).max_decoding_message_size(limit))
         .add_service(ImageServiceServer::new(Images(app.clone())).max_decoding_message_size(limit))
         .add_service(AdminServer::new(Admin(app.clone())).max_decoding_message_size(limit))
+}
+
+/// Each stream and each call takes descriptors, of the daemon's and of the supervisors it starts: both may have as many
+/// as the hard limit allows. What containers may have is in their specification.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(errno) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%errno, soft = ?limit.current, "the limit of open files stays as it is");
+    }
 }
 
 /// The daemon's directories. The state directory is searchable, because its socket has a group; what

@@ -15,6 +15,8 @@ pub enum Compression {
     Gzip,
     /// zstd.
     Zstd,
+    /// zstd, with a window of 2^n bytes, which whoever unpacks it has to keep.
+    ZstdWindow(u32),
 }
 
 impl Compression {
@@ -23,7 +25,7 @@ impl Compression {
         match self {
             Self::None => "application/vnd.oci.image.layer.v1.tar",
             Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Self::Zstd | Self::ZstdWindow(_) => "application/vnd.oci.image.layer.v1.tar+zstd",
         }
     }
 
@@ -40,6 +42,16 @@ impl Compression {
                 encoder.finish().expect("writing to memory").into()
             }
             Self::Zstd => zstd::encode_all(tar, 1).expect("writing to memory").into(),
+            Self::ZstdWindow(log) => {
+                let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("memory");
+                encoder.window_log(log).expect("a window that zstd knows");
+                // Else the frame is one segment, and the window as large as it.
+                encoder
+                    .include_contentsize(false)
+                    .expect("a flag that zstd knows");
+                encoder.write_all(tar).expect("writing to memory");
+                encoder.finish().expect("writing to memory").into()
+            }
         }
     }
 }
@@ -102,6 +114,23 @@ impl Layer {
     /// A named pipe.
     pub fn fifo(self, name: &str) -> Self {
         self.entry(EntryType::Fifo, name, 0o644, None, &[])
+    }
+
+    /// A character device.
+    ///
+    /// # Panics
+    /// Never for numbers of the kernel's.
+    pub fn device(mut self, name: &str, major: u32, minor: u32) -> Self {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Char);
+        header.set_mode(0o666);
+        header.set_size(0);
+        header.set_device_major(major).expect("made as GNU");
+        header.set_device_minor(minor).expect("made as GNU");
+        put(&mut header.as_gnu_mut().expect("made as GNU").name, name);
+        header.set_cksum();
+        self.tar.append(&header, &b""[..]).expect("writing to memory");
+        self
     }
 
     /// Removes `name` of the layers below.
