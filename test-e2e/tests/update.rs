@@ -135,7 +135,9 @@ async fn a_limit_below_what_is_in_use_is_refused() {
             limits.memory_swap_limit_in_bytes = 64 * MIB;
         })
         // A pipe whose reader waits: dd's buffer of 32 MiB stays in use.
-        .shell("(dd if=/dev/zero bs=32M count=1 2>/dev/null; echo) | (read x; sleep 1000) & sleep 0.5; echo ready; wait");
+        .shell(
+            "(dd if=/dev/zero bs=32M count=1 2>/dev/null; echo) | (read x; sleep 1000) & echo ready; wait",
+        );
     let id = pod.start(&spec).await;
     pod.logged("main.log", "ready").await;
     let pid = client.container_pid(&id).await;
@@ -214,6 +216,18 @@ async fn what_a_pod_may_use_in_all_is_remembered() {
     let expected = [Some(16 * MIB), Some(96 * MIB)];
     assert_eq!(remembered(&server.client.pod_info(&pod.id).await), expected);
 
+    // Changes at the same time: none is lost.
+    for round in 20..40 {
+        let both = tokio::join!(
+            update_pod(&socket, &pod.id, limits(round * MIB), None),
+            update_pod(&socket, &pod.id, None, limits(2 * round * MIB)),
+        );
+        both.0.and(both.1).unwrap();
+        let expected = [Some(round * MIB), Some(2 * round * MIB)];
+        assert_eq!(remembered(&server.client.pod_info(&pod.id).await), expected);
+    }
+    let expected = [Some(39 * MIB), Some(78 * MIB)];
+
     let mut wrong = limits(MIB);
     wrong.as_mut().unwrap().cpuset_cpus = "0-2147483647".to_owned();
     let error = update_pod(&socket, &pod.id, None, wrong).await.unwrap_err();
@@ -290,6 +304,59 @@ async fn only_an_init_that_the_kernel_killed_for_memory_is_oom_killed() {
     client.stop(&killed, 0).await.unwrap();
     let status = client.exited(&killed).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
+    server.close().await;
+}
+
+/// Neither a change of limits nor one that is refused and undone opens a device or shuts one, not for a moment.
+#[tokio::test]
+async fn devices_stay_as_they_are_while_limits_change() {
+    let server = Server::start().await;
+    let (client, image) = (&server.client, server.busybox().await);
+    let pod = server.run_pod("steady").await;
+    // /dev/fuse is 10:229 everywhere, and opens without effect.
+    let look = "round=0; while :; do
+            ( : < /dev/null ) || echo null is shut; ( : > /dev/null ) || echo null is shut
+            ( : < /dev/given ) || echo given is shut
+            ( : > /dev/given ) 2>/dev/null && echo given is open
+            round=$((round + 1)); echo round $round
+        done";
+    let mut spec = Container::new("main", &image).shell(look);
+    spec.0.devices.push(cri::Device {
+        container_path: "/dev/given".to_owned(),
+        host_path: "/dev/fuse".to_owned(),
+        permissions: "r".to_owned(),
+    });
+    let id = pod.start(&spec).await;
+    let pid = client.container_pid(&id).await;
+    // v2 has no list to be read, only the effect.
+    let list = cgroup_file(pid, ("devices", "devices.list"), "cgroup.type");
+    let list = || fs::read_to_string(&list).unwrap();
+    let before = list();
+    let log = pod.log("main.log");
+    let rounds = || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.matches("round").count()
+    };
+    for number in 1..=60 {
+        update(client, &id, |limits| {
+            limits.memory_limit_in_bytes = (64 + number) * MIB;
+            limits.cpu_shares = 100 + number;
+        })
+        .await
+        .unwrap();
+        let refused = update(client, &id, |limits| {
+            limits.cpu_shares = 2000;
+            limits.cpuset_cpus = "60000".to_owned();
+        });
+        refused.await.unwrap_err();
+        assert_eq!(list(), before);
+    }
+    let seen = rounds();
+    test_e2e::eventually::until("it looks on", || rounds() > seen + 2).await;
+    client.stop(&id, 0).await.unwrap();
+    let said = test_e2e::logs::stdout(&log);
+    let wrong: Vec<_> = said.lines().filter(|line| !line.starts_with("round")).collect();
+    assert!(wrong.is_empty() && seen > 5, "{seen} rounds, {wrong:?}");
     server.close().await;
 }
 

@@ -1,6 +1,7 @@
 //! What a container must not get: the effects looked at, never the texts. A file for each way in.
 
 mod calls;
+mod contradictions;
 mod devices;
 mod enter;
 mod identity;

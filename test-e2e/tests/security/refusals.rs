@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use crate::seccomp::typed;
 
 /// What lasts: sockets come and go with connections.
-fn lasting(server: &Server) -> BTreeSet<Trace> {
+pub(crate) fn lasting(server: &Server) -> BTreeSet<Trace> {
     let traces = server.traces().into_iter();
     traces
         .filter(|trace| !matches!(trace, Trace::Socket(_)))

@@ -1,8 +1,10 @@
 //! The root file system and what the kernel shows in it: `/proc`, `/sys`, `/dev`.
 
+use k8s_cri::v1::{ImageSpec, Mount};
 use test_e2e::harness::Server;
 use test_e2e::images;
 use test_e2e::layers::Layer;
+use test_e2e::layout::Settings;
 use test_e2e::specs::Container;
 
 use crate::invariant::HostInvariant;
@@ -82,4 +84,37 @@ async fn symlinked_kernel_directories_do_not_lead_out() {
         server.client.remove_pod(&pod.id).await.unwrap();
     }
     server.close().await;
+}
+
+/// An image may hold nodes, but none of them is a device: not even of one that every container may open.
+#[tokio::test]
+async fn nodes_of_an_image_are_no_devices() {
+    for format in ["directory", "erofs"] {
+        let settings = Settings {
+            config: format!("[image]\nlayer_format = \"{format}\"\n"),
+            ..Settings::default()
+        };
+        let server = settings.start().await;
+        let layer = || Layer::new().device("hole", 1, 3);
+        let image = images::busybox_builder().layer(layer()).build();
+        let image = server.pull("nodes", &image).await;
+        let volume = images::Image::builder().layer(layer()).build();
+        let volume = server.pull("volume", &volume).await;
+        let pod = server.run_pod("nodes").await;
+        let look = "open() { stat -c '%n %t:%T' $1; ( : < $1 ) 2>&1 | grep -q 'Permission denied' && echo refused; }; \
+                    open /hole; open /v/hole; mknod /own c 1 3; open /own; : < /dev/null && echo and null is one";
+        let mut main = Container::new("main", &image).shell(look);
+        main.0.mounts.push(Mount {
+            container_path: "/v".to_owned(),
+            readonly: true,
+            image: Some(ImageSpec {
+                image: volume,
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        let expected = "/hole 1:3\nrefused\n/v/hole 1:3\nrefused\n/own 1:3\nrefused\nand null is one\n";
+        assert_eq!(pod.finish(&main).await, (0, expected.to_owned()), "{format}");
+        server.close().await;
+    }
 }
