@@ -20,12 +20,14 @@
 //! A write is one immediate transaction; when the closure fails, nothing of it stays. A
 //! caller that goes away does not cancel its write: either all of it is on disk or nothing.
 
+mod error;
 mod open;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
+pub use self::error::DatabaseError;
 pub use rusqlite;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
@@ -73,65 +75,6 @@ pub enum Opened {
         set_aside: PathBuf,
         /// What was wrong with it.
         damage: String,
-    },
-}
-
-/// What can go wrong with a database file.
-#[derive(Debug, thiserror::Error)]
-pub enum DatabaseError {
-    /// The file was written by a newer version of this program.
-    #[error("{}: written by a newer version (schema {found}, this program knows up to {known}); upgrade, or move the file away", path.display())]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its schema version.
-        found: u32,
-        /// The newest version known here.
-        known: u32,
-    },
-    /// The file belongs to another program.
-    #[error("{}: a database of another program (application id {found:#x}); move it away", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// The application id found.
-        found: i32,
-    },
-    /// A migration failed; the file is as it was.
-    #[error("{}: migration to schema {to} failed: {source}", path.display())]
-    Migration {
-        /// The file.
-        path: PathBuf,
-        /// The version that could not be reached.
-        to: u32,
-        /// Why.
-        source: rusqlite::Error,
-    },
-    /// SQLite refused an operation.
-    #[error("{}: {step}: {source}", path.display())]
-    Sqlite {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        step: &'static str,
-        /// Why it failed.
-        source: rusqlite::Error,
-    },
-    /// The file system refused an operation.
-    #[error("{}: {step}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        step: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-    /// The database's thread is gone (it panicked in a closure, or the process is ending).
-    #[error("{}: the database is closed", path.display())]
-    Closed {
-        /// The file.
-        path: PathBuf,
     },
 }
 
@@ -332,144 +275,4 @@ fn serve(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    const V1: Schema = Schema {
-        application_id: 0x7465_7374,
-        migrations: &["CREATE TABLE word (text TEXT PRIMARY KEY) STRICT"],
-        durability: Durability::Full,
-    };
-    const V2: Schema = Schema {
-        migrations: &[
-            "CREATE TABLE word (text TEXT PRIMARY KEY) STRICT",
-            "ALTER TABLE word ADD COLUMN length INTEGER; UPDATE word SET length = length(text)",
-        ],
-        ..V1
-    };
-
-    async fn add(database: &Database, word: &'static str) -> Result<(), DatabaseError> {
-        database
-            .write(move |tx| {
-                tx.execute("INSERT INTO word (text) VALUES (?1)", [word])
-                    .map(|_| ())
-            })
-            .await
-    }
-
-    async fn count(database: &Database) -> i64 {
-        database
-            .read(|c| c.query_row("SELECT count(*) FROM word", [], |row| row.get(0)))
-            .await
-            .unwrap()
-    }
-
-    #[tokio::test]
-    async fn keeps_what_was_written_and_nothing_of_a_failed_write() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("words.db");
-        let (database, opened) = Database::open(&path, &V1).unwrap();
-        assert_eq!(opened, Opened::Created);
-        add(&database, "one").await.unwrap();
-        let failed = database
-            .write(|tx| {
-                tx.execute("INSERT INTO word VALUES ('two')", [])?;
-                tx.execute("INSERT INTO word VALUES ('one')", [])
-            })
-            .await;
-        assert!(matches!(failed, Err(DatabaseError::Sqlite { step: "write", .. })));
-        assert_eq!(count(&database).await, 1);
-        drop(database);
-        let (database, opened) = Database::open(&path, &V1).unwrap();
-        assert_eq!(opened, Opened::Existing);
-        assert_eq!(count(&database).await, 1);
-        let looking = ReadOnlyDatabase::open(&path, &V1).unwrap();
-        let seen: String = looking
-            .read(|c| c.query_row("SELECT text FROM word", [], |row| row.get(0)))
-            .unwrap();
-        assert_eq!(seen, "one");
-    }
-
-    #[tokio::test]
-    async fn a_write_survives_a_caller_that_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("words.db");
-        let (database, _) = Database::open(&path, &V1).unwrap();
-        let mut abandoned = Box::pin(add(&database, "kept"));
-        assert!(futures::poll!(&mut abandoned).is_pending());
-        drop(abandoned);
-        drop(database);
-        let (database, _) = Database::open(&path, &V1).unwrap();
-        assert_eq!(count(&database).await, 1);
-    }
-
-    #[tokio::test]
-    async fn migrates_forward_keeping_a_copy_and_refuses_the_future() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("words.db");
-        let (database, _) = Database::open(&path, &V1).unwrap();
-        add(&database, "four").await.unwrap();
-        drop(database);
-        let (database, opened) = Database::open(&path, &V2).unwrap();
-        let Opened::Migrated { from: 1, copy } = opened else {
-            panic!("{opened:?}")
-        };
-        let length: i64 = database
-            .read(|c| c.query_row("SELECT length FROM word", [], |row| row.get(0)))
-            .await
-            .unwrap();
-        assert_eq!(length, 4);
-        drop(database);
-        let refused = Database::open(&path, &V1).unwrap_err();
-        assert!(matches!(
-            refused,
-            DatabaseError::Newer {
-                found: 2,
-                known: 1,
-                ..
-            }
-        ));
-        assert!(refused.to_string().contains("words.db"));
-        assert!(ReadOnlyDatabase::open(&copy, &V1).is_ok());
-    }
-
-    #[tokio::test]
-    async fn sets_damage_aside_but_leaves_a_strangers_file_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("words.db");
-        for damage in ["", "this is no database at all, but a text of some length"] {
-            fs::write(&path, damage).unwrap();
-            let (database, opened) = Database::open(&path, &V1).unwrap();
-            let Opened::Rebuilt { set_aside, .. } = opened else {
-                panic!("{opened:?}")
-            };
-            assert_eq!(fs::read_to_string(set_aside).unwrap(), damage);
-            add(&database, "again").await.unwrap();
-            drop(database);
-            fs::remove_file(&path).unwrap();
-        }
-        let stranger = Schema {
-            application_id: 7,
-            ..V1
-        };
-        drop(Database::open(&path, &stranger).unwrap());
-        let refused = Database::open(&path, &V1).unwrap_err();
-        assert!(matches!(refused, DatabaseError::Foreign { found: 7, .. }));
-        assert!(Database::open(&path, &stranger).is_ok());
-    }
-
-    #[tokio::test]
-    async fn finds_flipped_bytes_inside_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("words.db");
-        drop(Database::open(&path, &V1).unwrap());
-        let mut bytes = fs::read(&path).unwrap();
-        let page = bytes.len() - 4096;
-        bytes[page..page + 64].fill(0xff);
-        fs::write(&path, bytes).unwrap();
-        let (_, opened) = Database::open(&path, &V1).unwrap();
-        assert!(matches!(opened, Opened::Rebuilt { .. }), "{opened:?}");
-    }
-}
+mod tests;
