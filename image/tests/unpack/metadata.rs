@@ -11,6 +11,9 @@ use tar::EntryType;
 use crate::Bench;
 use crate::support::images::Tar;
 
+/// Of a file far down.
+const DEPTH: usize = 2000;
+
 #[test]
 fn attributes_are_kept_or_dropped_as_the_rules_say() {
     let mut bench = Bench::new();
@@ -49,9 +52,30 @@ fn attributes_are_kept_or_dropped_as_the_rules_say() {
 }
 
 #[test]
+fn times_before_1970_and_far_away_are_kept() {
+    for (written, seconds, nanos) in [
+        ("-1.25", -2, 750_000_000),
+        ("-2147483648", -(1 << 31), 0),
+        ("0.000000001", 0, 1),
+        ("4294967296.5", 1 << 32, 500_000_000),
+    ] {
+        let tar =
+            Tar::default()
+                .pax(&[("mtime", written.as_bytes())])
+                .raw(b"old", b"", EntryType::Regular, b"x");
+        // In an image, too: both are compared.
+        let mut bench = Bench::new();
+        let layer = bench.layer(&tar.finish()).unwrap();
+        let file = fs::metadata(layer.join("old")).unwrap();
+        assert_eq!((file.mtime(), file.mtime_nsec()), (seconds, nanos), "{written}");
+    }
+}
+
+#[test]
 fn deep_long_and_odd_names_work() {
     let mut bench = Bench::new();
-    let deep = "d/".repeat(1990) + "end";
+    // Longer than any path that the kernel takes (PATH_MAX).
+    let deep = "dd/".repeat(DEPTH) + "end";
     let long = "x".repeat(255);
     let odd = [0xff, 0xfe, b'\n', b'a'];
     let tar = Tar::default()
@@ -68,8 +92,9 @@ fn deep_long_and_odd_names_work() {
     assert_eq!(fs::read(layer.join(long)).unwrap(), b"long");
     // Where no path reaches: step by step.
     let mut here = rustix::fs::open(&layer, rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
-    for _ in 0..1990 {
-        here = rustix::fs::openat(&here, "d", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
+    for _ in 0..DEPTH {
+        here =
+            rustix::fs::openat(&here, "dd", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
     }
     assert_eq!(
         rustix::fs::statat(&here, "end", rustix::fs::AtFlags::empty())
