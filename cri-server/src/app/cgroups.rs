@@ -289,14 +289,24 @@ impl App {
         .await
     }
 
-    /// Removes a cgroup; one that does not exist is removed already. systemd forgets a scope when its last process is
-    /// gone.
+    /// Removes a cgroup; one that does not exist is removed already. A scope is stopped first, by name: systemd watches
+    /// for its last process, but keeps the unit for ever when the directory is gone before it has looked.
     ///
     /// # Errors
     /// [`Error::Cgroup`] when processes stay in it.
     pub async fn remove_cgroup(&self, path: &str) -> Result<()> {
         let cgroup = self.cgroups.open(path)?;
-        blocking(move || Ok(cgroup.remove()?)).await
+        let systemd = self.cgroups.systemd.clone();
+        blocking(move || {
+            if let Some(scope) = Scope::of(&cgroup)
+                && cgroup.exists()
+                && cgroup.pids()?.is_empty()
+            {
+                systemd.stop_scope(&scope)?;
+            }
+            Ok(cgroup.remove()?)
+        })
+        .await
     }
 
     /// Kills every process in a cgroup.

@@ -6,7 +6,7 @@
 //!   create_scope ─┴─ StartTransientUnit ──► mkdir <slice>/crisp-<id>.scope, moves the placeholder there
 //!      every limit, to files too  ◄───────── JobRemoved "done"
 //!   launch: init is born in the scope (CLONE_INTO_CGROUP); the placeholder ends
-//!                                           last process exits ─► unit and directory are gone
+//!   last process exits; stop_scope ────────► unit and directory are gone
 //!   update_scope ─── files, then SetUnitProperties (or the files are as before)
 //! ```
 //! Why a placeholder: systemd takes no scope without a process, and a container's init must find its cgroup limited
@@ -76,12 +76,24 @@ impl Systemd {
     /// # Errors
     /// [`CgroupError::Systemd`]
     pub fn stop_slice(&self, slice: &Slice) -> Result<(), CgroupError> {
-        Connection::open(&self.places)
-            .and_then(|mut connection| {
-                connection.follow_jobs_of(slice.name())?;
-                stop(&mut connection, slice.name())
-            })
+        self.stop(slice.name())
             .map_err(failed("stop a slice", slice.name()))
+    }
+
+    /// Stops a scope that nothing is in any more, its cgroup with it. systemd does that by itself, unless the cgroup goes
+    /// before it has looked: so this comes before the removal of the directory.
+    ///
+    /// # Errors
+    /// [`CgroupError::Systemd`]
+    pub fn stop_scope(&self, scope: &Scope) -> Result<(), CgroupError> {
+        self.stop(scope.name())
+            .map_err(failed("stop the container's scope", scope.name()))
+    }
+
+    fn stop(&self, unit: &str) -> Result<(), BusError> {
+        let mut connection = Connection::open(&self.places)?;
+        connection.follow_jobs_of(unit)?;
+        stop(&mut connection, unit)
     }
 
     /// Starts a scope with one process in it, and waits until it stands.

@@ -300,6 +300,23 @@ fn what_an_unfinished_start_left_is_ended_first() {
 }
 
 #[test]
+fn a_scope_is_stopped_and_one_that_systemd_has_forgotten_is() {
+    let fake = Fake::new("bus", Box::new(friendly));
+    let (_temp, _cgroup, scope) = scope();
+    fake.systemd().stop_scope(&scope).unwrap();
+    assert_eq!(fake.members(), ["Hello", "AddMatch", "StopUnit"]);
+
+    let forgetful = Fake::new(
+        "bus",
+        Box::new(|call| match call.head.member.as_str() {
+            "StopUnit" => vec![refuse(call, "org.freedesktop.systemd1.NoSuchUnit", "not loaded")],
+            _ => friendly(call),
+        }),
+    );
+    forgetful.systemd().stop_scope(&scope).unwrap();
+}
+
+#[test]
 fn an_update_that_systemd_refuses_changes_nothing() {
     let fake = Fake::new(
         "bus",
