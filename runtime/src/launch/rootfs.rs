@@ -19,11 +19,14 @@ use super::plan::{RootPlan, RootSource};
 use super::userns::UserNamespace;
 use super::values::HostPath;
 use super::{Step, layers};
+use crate::seccomp::KernelVersion;
 use crate::sys::clone::unshare;
 use crate::sys::mount::{AttrChange, map_ids, set_attributes};
 
 /// The longest string that fsconfig(2) takes.
 const FSCONFIG_VALUE_MAX: usize = 255;
+/// The first kernel that takes an overlay's layers one by one. Older ones print an error for each try.
+const LAYERS_ONE_BY_ONE: KernelVersion = KernelVersion { major: 6, minor: 7 };
 /// What mount(2) takes as options: a page, with its terminating NUL.
 const MOUNT_DATA_MAX: usize = 4095;
 /// Spelled out, so that no host configuration changes them. A container's upper is never mounted twice, so what
@@ -143,6 +146,9 @@ fn overlay_by_fsconfig(
     work: &HostPath,
     label: Option<&str>,
 ) -> rustix::io::Result<OwnedFd> {
+    if KernelVersion::host() < LAYERS_ONE_BY_ONE {
+        return Err(Errno::NOSYS);
+    }
     if lower
         .iter()
         .chain([upper, work])
