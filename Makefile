@@ -44,10 +44,10 @@ conformance: ## Kubernetes' own cases against crisp, as root; RUNS=3 in a row, P
 	cargo build -p cri-server -p runtime -p test-e2e --bins
 	$(DEBUG)/conformance
 
-test-vm: vm-programs ## a sample of tests and cases on a Debian with systemd, cgroup v2 and AppArmor (emulated: 20 minutes)
+test-vm: vm-programs ## a sample of tests and cases on a Debian with systemd, cgroup v2 and AppArmor (emulated: 15 minutes)
 	test-e2e/vm/test.sh $(DEBUG) sample
 
-test-vm-all: vm-programs ## all of them there (emulated: hours)
+test-vm-all: vm-programs ## all of them there (emulated: hours), or those of TESTS="exec stop" and FOCUS=regex
 	test-e2e/vm/test.sh $(DEBUG) all
 
 .PHONY: vm-programs

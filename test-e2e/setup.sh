@@ -16,7 +16,7 @@ packages() {
         # What busybox is built with, and a "host" with System V memory; Go comes from go.dev, Debian's is too old.
         conformance) packages test; echo bzip2 util-linux ;;
         # A machine of its own, and what its disk is made with.
-        vm) packages conformance; echo "$(emulator) mmdebstrap" ;;
+        vm) packages conformance; echo "$(emulator) mmdebstrap binutils xz-utils" ;;
         *) echo "setup.sh: what is \"$1\"? (build, test, bench, ci, conformance, vm)" >&2; exit 2 ;;
     esac
 }

@@ -1,9 +1,12 @@
 #!/bin/sh
-# In the machine: every test of the daemon, then every case.
+# In the machine: the tests that TESTS names and the cases that FOCUS names; neither set: every test, then every case.
 . ./steps.sh
 begin
-for test in deps/*; do
-    run "$test"
-done
-run conformance
+if [ -n "$TESTS$FOCUS" ]; then
+    for name in $TESTS; do tests "$name"; done
+    [ -z "$FOCUS" ] || cases
+else
+    for program in "$share"/deps/*; do tests "${program##*/}"; done
+    cases
+fi
 finish

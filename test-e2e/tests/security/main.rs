@@ -7,7 +7,6 @@ mod enter;
 mod identity;
 mod invariant;
 mod kernel;
-mod lsm;
 mod mounts;
 mod refusals;
 mod rootfs;
