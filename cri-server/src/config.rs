@@ -192,7 +192,7 @@ pub struct Image {
     pub keep_compressed: bool,
     /// How layers are kept.
     pub layer_format: image::LayerFormatChoice,
-    /// A pull that receives nothing for so long has failed.
+    /// A pull that receives nothing for so long has failed, and so has an import that keeps others waiting.
     pub progress_timeout: Duration,
     /// Names that kubelet's garbage collection must leave alone.
     pub pinned: Vec<String>,

@@ -58,14 +58,37 @@ where
             let mut running = lock(&self.running);
             match running.get(&key) {
                 Some(waiter) => waiter.clone(),
-                None => {
-                    let waiter = self.spawn(key.clone(), start());
-                    running.insert(key, waiter.clone());
-                    waiter
-                }
+                None => self.begin(&mut running, key, start),
             }
         };
         waiter.await
+    }
+
+    /// Starts the operation, for calls whose result is not that of an earlier one; `None` when one runs under `key`.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub async fn run_alone<F>(&self, key: K, start: impl FnOnce() -> F) -> Option<Outcome<T>>
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let waiter = {
+            let mut running = lock(&self.running);
+            if running.contains_key(&key) {
+                return None;
+            }
+            self.begin(&mut running, key, start)
+        };
+        Some(waiter.await)
+    }
+
+    fn begin<F>(&self, running: &mut HashMap<K, Waiter<T>>, key: K, start: impl FnOnce() -> F) -> Waiter<T>
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let waiter = self.spawn(key.clone(), start());
+        running.insert(key, waiter.clone());
+        waiter
     }
 
     /// Whether an operation runs under `key`.
@@ -224,6 +247,31 @@ mod tests {
         // Done: the next call is a new operation.
         go.notify_one();
         assert_eq!(inflight.run(7, operation).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn who_wants_to_be_alone_joins_nobody() {
+        let inflight = Inflight::<u8, u32>::default();
+        let go = Arc::new(Notify::new());
+        let operation = || {
+            let go = go.clone();
+            async move {
+                go.notified().await;
+                Ok(1)
+            }
+        };
+        let (first, second) = tokio::join!(inflight.run_alone(7, operation), async {
+            let refused = inflight.run_alone(7, operation).await;
+            go.notify_one();
+            refused
+        });
+        assert!(second.is_none());
+        assert_eq!(first.unwrap().unwrap(), 1);
+        go.notify_one();
+        assert!(
+            inflight.run_alone(7, operation).await.is_some(),
+            "nobody is under way"
+        );
     }
 
     #[tokio::test]

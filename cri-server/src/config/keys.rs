@@ -103,7 +103,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "image.progress_timeout",
-        "A pull that receives nothing for so long fails.",
+        "A pull that receives nothing for so long fails; so does an import that keeps others waiting.",
     ),
     (
         "image.pinned",

@@ -20,14 +20,16 @@ pub async fn reopen(app: &Arc<App>, id: &str) -> Result<()> {
     }
     let supervisor = pod.ready()?;
     let key = container.record.id.clone();
-    if app.inflight.reopen_log.is_running(&key) {
-        return Err(
-            container.refuse("is having its log reopened already: its file system may not answer; try later")
-        );
-    }
+    let ours = container.clone();
     let reopening = move || async move {
-        let log = logs::open(&container.record).await?;
-        Ok(supervisor.reopen_log(container.record.wire_id()?, log).await?)
+        let log = logs::open(&ours.record).await?;
+        Ok(supervisor.reopen_log(ours.record.wire_id()?, log).await?)
     };
-    Ok(app.inflight.reopen_log.run(key, reopening).await?)
+    match app.inflight.reopen_log.run_alone(key, reopening).await {
+        Some(outcome) => Ok(outcome?),
+        None => {
+            Err(container
+                .refuse("is having its log reopened already: its file system may not answer; try later"))
+        }
+    }
 }

@@ -9,7 +9,7 @@
 //!
 //! * The request's credentials go to the registry's own host and to the token service it names,
 //!   never to a mirror, never over a redirect to another origin, never to plain http unless the
-//!   registry was declared so.
+//!   registry was declared so, and then to no other host.
 //! * Another endpoint is tried only after a definite answer or a failed connection; a blob that one has
 //!   begun to send only that one may go on with.
 //! * At most so many requests are under way to a host, over all pulls of a store.
