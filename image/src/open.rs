@@ -69,6 +69,7 @@ impl Inner {
         let layers = Layers::open(
             &layer_folder,
             found.layers.clone(),
+            &snapshots.used_layers(),
             (format, style),
             mounts,
             config.limits,

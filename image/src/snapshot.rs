@@ -33,6 +33,7 @@ use crate::image::ImageId;
 use crate::layer::{LayerFormat, LayerInfo, LayerKey};
 use crate::store::{Inner, Store, blocking, detached};
 use crate::unpack::inherit::LayerView;
+use crate::unpack::whiteout::Style;
 use crate::unpack::{DiskUsage, copy_metadata, times_of};
 
 const UPPER: &str = "fs";
@@ -253,6 +254,14 @@ impl Inner {
         let upper = folder.join(UPPER);
         // overlayfs needs a lower directory, and cannot read whiteouts from a file.
         let complete = infos.len() == record.layers.len();
+        // A copy needs its layers no more. Where whiteouts are devices nothing was copied, and an upper directory alone
+        // would be a root without its image.
+        let copied = self.snapshots.mode == SnapshotMode::Copy || self.layers.style == Style::SideFile;
+        if !complete && !copied {
+            return Err(Error::NoSuchImage {
+                name: record.image.to_string(),
+            });
+        }
         let stackable = complete && !infos.is_empty() && infos.iter().all(|info| !info.side_file);
         if self.snapshots.mode == SnapshotMode::Copy || !stackable {
             return Ok(SnapshotRoot::Directory(upper));

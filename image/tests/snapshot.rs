@@ -11,6 +11,7 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
 };
 use support::images::{Layer, Tar, TestImage, layout};
+use support::registry::TestRegistry;
 use support::{config, directory, open, tree};
 
 /// An overlay mounted for the length of a test.
@@ -249,4 +250,58 @@ async fn an_image_without_layers_has_an_empty_root() {
         panic!()
     };
     assert_eq!(std::fs::read_dir(root).unwrap().count(), 0);
+}
+
+/// The record file of images is lost. What runs does not feel it, and the images can be pulled again.
+#[tokio::test]
+async fn containers_keep_their_layers_when_the_records_are_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = TestRegistry::start().await;
+    let base = Tar::default().dir("etc/", 0o755).file("etc/passwd", "root");
+    let top = Tar::default().file("app", "runs").file("etc/.wh.passwd", "");
+    let image = TestImage::new([base, top].map(|tar| Layer::gzip(&tar.finish())).to_vec());
+    registry.add("app:v1", &image);
+    let store = open(folder.path()).await;
+    let pulled = store.pull(registry.request("app:v1")).await.unwrap();
+    let before = store.prepare(&pulled.id, "c1").await.unwrap();
+    let SnapshotRoot::Overlay { lower, .. } = &before.root else {
+        panic!("{before:?}")
+    };
+    let trees: Vec<_> = lower.iter().map(|layer| tree(directory(layer))).collect();
+    let lost = || {
+        for file in ["images.db-wal", "images.db-shm"] {
+            let _ = std::fs::remove_file(folder.path().join("db").join(file));
+        }
+        std::fs::write(folder.path().join("db/images.db"), "neither SQLite nor ours").unwrap();
+    };
+    let layers = || std::fs::read_dir(folder.path().join("l")).unwrap().count();
+    drop(store);
+    lost();
+    let store = open(folder.path()).await;
+    assert!(store.list().is_empty());
+    store.collect_garbage().await.unwrap();
+    store.settle().await;
+    let same = || {
+        for (layer, tree_before) in lower.iter().zip(&trees) {
+            assert_eq!(&tree(directory(layer)), tree_before);
+        }
+    };
+    same();
+    let refused = store.snapshot("c1").unwrap_err();
+    assert!(matches!(refused, Error::NoSuchImage { .. }), "{refused}");
+    store.pull(registry.request("app:v1")).await.unwrap();
+    store.settle().await;
+    same();
+    assert_eq!(store.snapshot("c1").unwrap(), Some(before.clone()));
+    assert_eq!(layers(), 2);
+
+    // They go with the last container.
+    drop(store);
+    lost();
+    let store = open(folder.path()).await;
+    store.settle().await;
+    assert_eq!(layers(), 2);
+    store.remove_snapshot("c1").await.unwrap();
+    store.settle().await;
+    assert_eq!(layers(), 0);
 }

@@ -260,3 +260,42 @@ async fn a_stop_of_the_daemon_is_quick() {
     .await;
     server.close().await;
 }
+
+/// The records of images are damaged while the daemon is down: containers that run keep their root, and images can be
+/// pulled again.
+#[tokio::test]
+async fn what_runs_outlives_the_records_of_images() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("damaged").await;
+    let running = pod
+        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    let waiting = pod
+        .create(&Container::new("later", &image).shell("echo later"))
+        .await
+        .unwrap();
+    server.kill9().await;
+    let records = server.data_dir().join("db");
+    for file in ["images.db-wal", "images.db-shm"] {
+        let _ = std::fs::remove_file(records.join(file));
+    }
+    std::fs::write(records.join("images.db"), "neither SQLite nor ours").unwrap();
+    server.restart().await;
+
+    assert!(server.client.all_images().await.unwrap().is_empty());
+    let answer = server
+        .client
+        .exec(&running, &["/bin/cat", "/etc/passwd"], 20)
+        .await
+        .unwrap();
+    assert_eq!((answer.exit_code, answer.stdout.is_empty()), (0, false));
+    let refused = server.client.start(&waiting).await.unwrap_err();
+    assert!(refused.message().contains("not found in the store"), "{refused}");
+    let image = server.busybox().await;
+    let again = Container::new("again", &image).shell("echo again");
+    assert_eq!(pod.finish(&again).await, (0, "again\n".to_owned()));
+    let answer = server.client.exec(&running, &["/bin/true"], 20).await.unwrap();
+    assert_eq!(answer.exit_code, 0);
+    server.close().await;
+}

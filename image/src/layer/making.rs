@@ -84,14 +84,17 @@ impl Making {
                 self.seal_image(unsealed, views)?
             }
         };
-        let path = self.layers.folder.join(key.as_str());
-        // Nothing of this name is known, but a discard may have failed.
-        self.layers
-            .trash
-            .discard(&path)
-            .map_err(Error::io("discard", &path))?;
-        std::fs::rename(&unfinished.path, &path).map_err(Error::io("rename to", &path))?;
-        unfinished.committed = true;
+        // Where containers have the same files already, theirs stay, and the new ones go.
+        if !self.layers.state().orphans.remove(&key) {
+            let path = self.layers.folder.join(key.as_str());
+            // Nothing of this name is known, but a discard may have failed.
+            self.layers
+                .trash
+                .discard(&path)
+                .map_err(Error::io("discard", &path))?;
+            std::fs::rename(&unfinished.path, &path).map_err(Error::io("rename to", &path))?;
+            unfinished.committed = true;
+        }
         let mut state = self.layers.state();
         state.present.insert(key.clone(), info);
         *state.leases.entry(key.clone()).or_default() += 1;

@@ -86,6 +86,9 @@ struct State {
     present: HashMap<LayerKey, LayerInfo>,
     making: HashMap<ChainId, watch::Receiver<()>>,
     leases: HashMap<LayerKey, usize>,
+    /// Without a record, because those were lost, but containers have them: they stay until those are gone, or become
+    /// present again when somebody makes the same.
+    orphans: HashSet<LayerKey>,
 }
 
 /// What [`Layers::claim`] found.
@@ -104,31 +107,38 @@ pub(crate) struct Lease {
 }
 
 impl Layers {
-    /// Takes over a folder: what is unfinished, damaged or unknown goes to the trash, and the known
-    /// layers that are missing are not in the result.
+    /// Takes over a folder: what is unfinished, damaged or unknown goes to the trash (unless it is `used` by a container),
+    /// and the known layers that are missing are not in the result.
     pub(crate) fn open(
         folder: &Path,
         known: HashMap<LayerKey, LayerInfo>,
+        used: &HashSet<LayerKey>,
         (format, style): (LayerFormatInUse, Style),
         mounts: Option<Mounts>,
         limits: Limits,
         trash: Arc<Trash>,
     ) -> Result<Self, Error> {
-        let mut found = HashSet::new();
+        let (mut found, mut orphans) = (HashSet::new(), HashSet::new());
         for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
             let entry = entry.map_err(Error::io("read", folder))?;
             let name = entry.file_name();
             let key = name.to_str().and_then(LayerKey::parse);
             let whole = |key: &LayerKey| known.get(key).is_some_and(|info| is_whole(&entry.path(), info));
-            match key.filter(whole) {
-                Some(key) => drop(found.insert(key)),
-                None => trash
+            match key {
+                Some(key) if whole(&key) => drop(found.insert(key)),
+                // It was whole when it got this name.
+                Some(key) if used.contains(&key) && !known.contains_key(&key) => {
+                    tracing::warn!(layer = %key, "a layer without a record is kept: a container has it");
+                    orphans.insert(key);
+                }
+                _ => trash
                     .discard(&entry.path())
                     .map_err(Error::io("discard", &entry.path()))?,
             }
         }
         if let Some(mounts) = &mounts {
-            mounts.forget(|name| !LayerKey::parse(name).is_some_and(|key| found.contains(&key)));
+            let is_here = |key: &LayerKey| found.contains(key) || orphans.contains(key);
+            mounts.forget(|name| !LayerKey::parse(name).as_ref().is_some_and(is_here));
         }
         let present = known.into_iter().filter(|(key, _)| found.contains(key)).collect();
         Ok(Self {
@@ -141,6 +151,7 @@ impl Layers {
             counter: AtomicU64::new(1),
             state: Mutex::new(State {
                 present,
+                orphans,
                 ..State::default()
             }),
         })
@@ -293,13 +304,17 @@ impl Layers {
             mounts.forget(|name| free.iter().any(|key| key.as_str() == name));
         }
         for key in &free {
-            if let Err(error) = self.trash.discard(&self.folder.join(key.as_str())) {
-                tracing::warn!(layer = %key, %error, "cannot discard an unused layer; the next start tries again");
-            }
+            self.discard(key);
         }
         // Who wants one of them again makes it anew from here on.
         drop(claims);
         free
+    }
+
+    fn discard(&self, key: &LayerKey) {
+        if let Err(error) = self.trash.discard(&self.folder.join(key.as_str())) {
+            tracing::warn!(layer = %key, %error, "cannot discard an unused layer; the next start tries again");
+        }
     }
 
     /// The unused layers, which are not present any more, with the right to make them: a new claim must not find half of
@@ -310,6 +325,10 @@ impl Layers {
     ) -> (Vec<LayerKey>, Vec<Making>) {
         let mut state = self.state();
         let used = used();
+        // Under the lock: afterwards somebody may make a layer of that name.
+        for key in state.orphans.extract_if(|key| !used.contains(key)) {
+            self.discard(&key);
+        }
         let free: Vec<(LayerKey, ChainId)> = state
             .present
             .iter()
