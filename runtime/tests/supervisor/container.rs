@@ -341,14 +341,32 @@ pub(crate) fn records(log: &str) -> Vec<&str> {
 }
 
 /// Waits until a file exists and `ready` holds for what is in it.
+///
+/// Whoever writes it wakes us; procfs and the lower side of an overlay tell nobody, and are looked at now and then.
 pub(crate) fn await_file(path: &Path, ready: impl Fn(&str) -> bool) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let now_and_then = Timespec {
+        tv_sec: 0,
+        tv_nsec: 50_000_000,
+    };
+    let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+    let directory = path.parent().expect("a file is in a directory");
+    add_watch(
+        &watch,
+        directory,
+        WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO,
+    )
+    .unwrap();
     while !fs::read_to_string(path).is_ok_and(|text| ready(&text)) {
         assert!(
             std::time::Instant::now() < deadline,
             "waited in vain for {}",
             path.display()
         );
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&now_and_then)).unwrap();
+        // What it says does not matter; that it was read does.
+        let _ = rustix::io::read(&watch, &mut [0; 4096]);
     }
 }
