@@ -31,7 +31,9 @@ printf "virtio_pci\nvirtio_blk\next4\ncrc32c_generic\n" > "$1/etc/initramfs-tool
 finish='cat "$1/etc/initramfs-tools/modules.ours" >> "$1/etc/initramfs-tools/modules"
 chroot "$1" update-initramfs -u
 : > "$1/etc/fstab"
+# sudo, by which cases load profiles, complains of a host that it cannot resolve; for them that is a failure.
 echo crisp-vm > "$1/etc/hostname"
+printf "127.0.0.1 localhost crisp-vm\n::1 localhost\n" > "$1/etc/hosts"
 mkdir -p "$1/share" "$1/etc/systemd/system/multi-user.target.wants"
 printf "9pnet_virtio\nvirtio_console\noverlay\nveth\nbridge\nnf_tables\n" > "$1/etc/modules-load.d/crisp.conf"
 cp "'"$here"'/guest.sh" "$1/usr/local/sbin/crisp-test"

@@ -26,7 +26,7 @@ cases() {
 run() {
     started=$(date +%s)
     if ./"$@" > /var/tmp/output 2>&1; then outcome=ok; else outcome=FAILED failed="$failed $1"; fi
-    echo "== $1: $outcome, $(($(date +%s) - started)) s: $(grep -E '^test result|passed, ' /var/tmp/output | tail -n 1)"
+    echo "== $1${SYSTEMD:+ with systemd}: $outcome, $(($(date +%s) - started)) s: $(grep -E '^test result|passed, ' /var/tmp/output | tail -n 1)"
     [ "$outcome" = ok ] || tail -n 400 /var/tmp/output
 }
 

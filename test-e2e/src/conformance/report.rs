@@ -122,10 +122,13 @@ fn outcome(spec: &Value, only_some: bool) -> Outcome {
         },
         other => {
             let (told, insides) = said.split_once("Unexpected error:").unwrap_or((said, ""));
-            // Then comes the error as Go prints its insides; its text is the line that a call failed with.
+            // Then comes the error as Go prints its insides: its type, then its text, which is the line that a call
+            // failed with.
+            let mut inner = insides.lines().map(str::trim).filter(|line| !line.is_empty());
             let called = insides
                 .lines()
-                .find(|line| line.trim_start().starts_with("rpc error"));
+                .find(|line| line.trim_start().starts_with("rpc error"))
+                .or_else(|| inner.nth(1));
             let lines: Vec<&str> = told
                 .lines()
                 .chain(called.filter(|_| !told.contains("rpc error")))
@@ -222,6 +225,16 @@ mod tests {
         let report = report.to_string();
         assert!(!Tally::read(report.as_bytes(), true).is_failure());
         assert!(Tally::read(report.as_bytes(), false).is_failure());
+    }
+
+    #[test]
+    fn a_failure_of_no_call_is_told_too() {
+        let said = "Unexpected error:\n    <*fmt.wrapError | 0x1>: \n    load profiles: no\n    {\n";
+        let all = tally(&[spec("AppArmor", "denies", "failed", said)]);
+        assert_eq!(
+            all.cases["AppArmor: context: denies"],
+            Outcome::Failed("failed: load profiles: no".to_owned())
+        );
     }
 
     #[test]
