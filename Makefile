@@ -41,7 +41,7 @@ test: ## everything: units, contracts, and the daemon end to end (as root)
 
 conformance: ## Kubernetes' own cases against crisp, as root; RUNS=3 in a row, PROCS=4 at once, FOCUS=regex
 	@test-e2e/setup.sh conformance
-	cargo build -p cri-server -p runtime -p test-e2e --bins
+	cargo build --workspace --bins
 	$(DEBUG)/conformance
 
 test-vm: vm-programs ## a sample of tests and cases on a Debian with systemd, cgroup v2 and AppArmor (emulated: 15 minutes)
@@ -50,11 +50,12 @@ test-vm: vm-programs ## a sample of tests and cases on a Debian with systemd, cg
 test-vm-all: vm-programs ## all of them there (emulated: hours), or those of TESTS="exec stop" and FOCUS=regex
 	test-e2e/vm/test.sh $(DEBUG) all
 
+# The whole workspace, as for `make test`: with a part of it, what it depends on would be built again.
 .PHONY: vm-programs
 vm-programs:
 	@test-e2e/setup.sh vm
-	cargo build -p cri-server -p runtime -p test-e2e --bins
-	cargo test -p test-e2e --no-run
+	cargo build --workspace --bins
+	cargo test --workspace --no-run
 	$(DEBUG)/conformance --build
 
 bench: release ## crisp beside containerd: every call, crowds, memory, logs, pulls (RACE= for its options)
