@@ -276,6 +276,15 @@ pub fn keep_heap_small() {
     crate::sys::heap::keep_small(2);
 }
 
+/// Gives back memory that this process does not use now: free heap, and its program's code, which comes back from the page
+/// cache where it is used again. For a daemon that has had nothing to do for a while; takes some 100 µs, and the next
+/// calls some 10 µs each.
+pub fn give_memory_back() {
+    crate::sys::heap::trim();
+    // Without /proc it is kept.
+    let _ = crate::sys::program::release_text();
+}
+
 /// A listening socket `directory/sock`, mode 0600, in place of whatever had that name.
 fn listen_in(directory: &Path) -> io::Result<OwnedFd> {
     let held = open_directory(directory)?;

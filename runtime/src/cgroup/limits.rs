@@ -6,11 +6,12 @@ mod memory;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxResources};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::devices::{Policy, v1_writes};
 use super::hierarchy::Hierarchies;
-use super::{CgroupError, Layout, try_write};
+use super::{CgroupError, Layout};
 
 /// One write of one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,18 +44,35 @@ impl Setting {
         &self.value
     }
 
-    pub(super) fn write(&self, cgroup: &Path) -> Result<(), CgroupError> {
-        let path = self.path(cgroup);
-        match try_write(&path, &self.value) {
-            Err(Errno::NOENT) if self.absent == Absent::Ignored => Ok(()),
-            Err(errno) => Err(CgroupError::Write {
-                path,
-                value: self.value.clone(),
-                source: errno.into(),
-            }),
-            Ok(()) => Ok(()),
+    fn has_file_of(&self, other: &Setting) -> bool {
+        self.file == other.file && self.mount == other.mount
+    }
+
+    fn refused(&self, cgroup: &Path, errno: Errno) -> CgroupError {
+        CgroupError::Write {
+            path: self.path(cgroup),
+            value: self.value.clone(),
+            source: errno.into(),
         }
     }
+}
+
+/// Writes settings to a cgroup, in their order. A file that several follow each other to (v1 takes a line per device) is
+/// opened once.
+pub(super) fn write(settings: &[Setting], cgroup: &Path) -> Result<(), CgroupError> {
+    for run in settings.chunk_by(Setting::has_file_of) {
+        let [first, ..] = run else { continue };
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(first.path(cgroup), flags, Mode::empty()) {
+            Err(Errno::NOENT) if first.absent == Absent::Ignored => continue,
+            file => file.map_err(|errno| first.refused(cgroup, errno))?,
+        };
+        for setting in run {
+            rustix::io::write(&file, setting.value.as_bytes())
+                .map_err(|errno| setting.refused(cgroup, errno))?;
+        }
+    }
+    Ok(())
 }
 
 /// Collects the writes for one set of resources.

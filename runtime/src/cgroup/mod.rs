@@ -247,7 +247,7 @@ impl Cgroup {
         let outcome = self
             .members()
             .try_for_each(|hierarchy| tree::create(hierarchy, &self.path, &settings, &mut made))
-            .and_then(|()| self.write(&settings))
+            .and_then(|()| limits::write(&settings, &self.path))
             .and_then(|()| self.guard_devices(resources));
         if outcome.is_err() {
             made.undo();
@@ -263,10 +263,6 @@ impl Cgroup {
             (Layout::V2, Some(policy), Some(v2)) => devices::attach(&v2.mount.join(&self.path), &policy),
             _ => Ok(()),
         }
-    }
-
-    fn write(&self, settings: &[limits::Setting]) -> Result<(), CgroupError> {
-        settings.iter().try_for_each(|setting| setting.write(&self.path))
     }
 
     /// Moves the calling process here; it must have a single thread where the host has v1 hierarchies.

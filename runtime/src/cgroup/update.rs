@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
 
-use super::limits::{Setting, settings};
+use super::limits::{self, Setting, settings};
 use super::{Cgroup, CgroupError, Layout, try_write};
 
 /// Old values of files that were written, in that order.
@@ -75,7 +75,7 @@ impl Cgroup {
     fn note_and_write(&self, setting: &Setting, written: &mut Written) -> Result<(), CgroupError> {
         let path = setting.path(&self.path);
         let before = std::fs::read_to_string(&path);
-        setting.write(&self.path)?;
+        limits::write(std::slice::from_ref(setting), &self.path)?;
         // An empty list is written as a line; nothing at all would change nothing. What cannot be read has no value.
         if let Ok(before) = before {
             let before = before.trim_end();

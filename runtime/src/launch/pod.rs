@@ -12,6 +12,7 @@ use super::sealed::{seal, unseal};
 use super::sysctl::{self, Sysctl};
 use super::userns::{self, IdMapping};
 use super::{LaunchMessage, PlanError, Received, SetupFailure, Step, channel, pod_init, stage1};
+use crate::seccomp::Filter;
 use crate::sys;
 use crate::sys::clone::{Namespaces, unshare};
 
@@ -90,6 +91,9 @@ pub struct PodPlan {
     sysctls: Vec<Sysctl>,
     #[n(50)]
     user: Option<IdMapping>,
+    /// What its own pid 1 may call: compiled here, so that no supervisor carries a compiler.
+    #[n(140)]
+    init_filter: Option<Filter>,
 }
 
 /// The pid 1 of a pod that shares its PID namespace.
@@ -153,6 +157,7 @@ impl PodPlan {
             pid: request.pid,
             sysctls,
             user: request.user,
+            init_filter: (request.pid == PodPidMode::Pod).then(pod_init::only_wait),
         })
     }
 
@@ -239,7 +244,7 @@ fn create_others(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> {
     let procfs = sysctl::procfs_for(&plan.sysctls)?;
     set_up(plan, procfs.as_ref())?;
     let init = match plan.pid {
-        PodPidMode::Pod => Some(pod_init::start(false)?),
+        PodPidMode::Pod => Some(pod_init::start(init_filter(plan)?, false)?),
         PodPidMode::Container | PodPidMode::Host => None,
     };
     Ok(PodNamespaces {
@@ -249,6 +254,11 @@ fn create_others(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> {
         init,
         user: None,
     })
+}
+
+fn init_filter(plan: &PodPlan) -> StepResult<&Filter> {
+    let missing = || failure(Step::PodInit, None, Errno::INVAL);
+    plan.init_filter.as_ref().ok_or_else(missing)
 }
 
 /// What is done in the namespaces once they exist, by a process that has the privileges of their owner.
@@ -281,7 +291,7 @@ fn create_owned(plan: &PodPlan, mapping: &IdMapping) -> StepResult<PodNamespaces
             sys::net::raise_loopback().step(Step::Loopback)?;
             set_up(plan, procfs.as_ref())?;
             if plan.pid == PodPidMode::Pod {
-                let init = pod_init::start(true)?;
+                let init = pod_init::start(init_filter(plan)?, true)?;
                 reporter
                     .started(init.pid, init.pidfd.as_fd())
                     .step(Step::PodInit)?;

@@ -24,8 +24,9 @@ use crate::sys;
 use crate::sys::clone::{CloneOptions, Namespaces, clone3};
 use crate::sys::mount::{AttrChange, set_attributes};
 
-/// Starts it, and waits until it is harmless. `as_sibling` makes it a child of the caller's parent.
-pub(crate) fn start(as_sibling: bool) -> StepResult<PodInit> {
+/// Starts it, and waits until it is harmless: below a filter that was made by [`only_wait`]. `as_sibling` makes it a child
+/// of the caller's parent.
+pub(crate) fn start(filter: &Filter, as_sibling: bool) -> StepResult<PodInit> {
     let (channel, reporter) = channel::pair().map_err(errno).step(Step::PodInit)?;
     let namespaces = Namespaces {
         mount: true,
@@ -37,7 +38,10 @@ pub(crate) fn start(as_sibling: bool) -> StepResult<PodInit> {
         as_sibling,
         ..CloneOptions::default()
     };
-    let child = clone3(options, || stage1::run(&reporter, || become_init(&reporter))).step(Step::PodInit)?;
+    let child = clone3(options, || {
+        stage1::run(&reporter, || become_init(filter, &reporter))
+    })
+    .step(Step::PodInit)?;
     drop(reporter);
     // The end of the stream comes when it has closed its last fd, or failed.
     match channel.wait().map_err(errno).step(Step::PodInit)? {
@@ -54,7 +58,7 @@ fn errno(error: std::io::Error) -> rustix::io::Errno {
     rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
 }
 
-fn become_init(reporter: &Reporter) -> StepResult<()> {
+fn become_init(filter: &Filter, reporter: &Reporter) -> StepResult<()> {
     enter_empty_root().step(Step::PodInit)?;
     rustix::process::setsid().step(Step::PodInit)?;
     sys::signal::reset_all();
@@ -65,7 +69,7 @@ fn become_init(reporter: &Reporter) -> StepResult<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step(Step::PodInit)?;
     // After the change of credentials, which clears it.
     set_parent_process_death_signal(Some(Signal::KILL)).step(Step::PodInit)?;
-    only_wait().load().step(Step::Seccomp)?;
+    filter.load().step(Step::Seccomp)?;
     let _ = reporter;
     sys::fds::close_all_except(&mut []).step(Step::PodInit)?;
     sys::signal::wait_forever()
@@ -107,7 +111,7 @@ fn enter_empty_root() -> rustix::io::Result<()> {
 }
 
 /// The calls that are left to it. A container that may trace it gains nothing but one more process that waits.
-fn only_wait() -> Filter {
+pub(crate) fn only_wait() -> Filter {
     let names = [
         "close_range",
         "pause",

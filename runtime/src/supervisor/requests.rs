@@ -49,10 +49,15 @@ impl Supervisor {
             Request::Reexec { binary } => self.reexec(asker, binary),
             Request::Shutdown => self.shut_down(),
         };
+        let has_new_pod = matches!(answer, Ok(Some(Reply::PodCreated(_))));
         match answer {
             Ok(Some(reply)) => self.reply(asker, reply),
             Ok(None) => {}
             Err(code) => self.reply(asker, Reply::refused(code)),
+        }
+        if has_new_pod {
+            // The first container finds its log's writer there. What fails here fails again, and is told, when it starts.
+            let _ = self.log.ensure_idle(1);
         }
     }
 

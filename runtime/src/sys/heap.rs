@@ -18,6 +18,17 @@ pub(crate) fn keep_small(heaps: i32) {
     }
 }
 
+/// Gives free pages back to the kernel.
+#[cfg(target_env = "gnu")]
+pub(crate) fn trim() {
+    // SAFETY: malloc_trim(3) looks for free pages under the allocator's own locks.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
+
+/// Other C libraries do so already.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn trim() {}
+
 /// Other C libraries do so already.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn keep_small(_heaps: i32) {}

@@ -14,6 +14,7 @@ pub(crate) mod net;
 pub(crate) mod pages;
 pub(crate) mod pidfd;
 pub(crate) mod proc;
+pub(crate) mod program;
 pub(crate) mod sched;
 pub(crate) mod scm;
 pub(crate) mod seccomp;
