@@ -119,11 +119,11 @@ impl Database {
 
     /// Runs `change` in one transaction on the writer thread and commits it.
     ///
-    /// The change happens whole or not at all, whether or not the caller stays to hear of it.
+    /// The change happens whole or not at all, after those of earlier calls, whether or not the caller stays to hear of it.
     ///
     /// # Errors
     /// What `change` returned, or what the commit met; nothing was changed then.
-    pub async fn write<T, F>(&self, change: F) -> Result<T, DatabaseError>
+    pub fn write<T, F>(&self, change: F) -> impl Future<Output = Result<T, DatabaseError>> + Send + use<T, F>
     where
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
@@ -134,18 +134,20 @@ impl Database {
             // The caller may have been cancelled; the commit stands either way.
             let _ = answer.send(outcome);
         });
-        let closed = || DatabaseError::Closed {
-            path: self.path.clone(),
-        };
-        self.writer
-            .as_ref()
-            .ok_or_else(closed)?
-            .send(job)
-            .map_err(|_| closed())?;
-        result
-            .await
-            .map_err(|_| closed())?
-            .map_err(|source| self.sqlite("write", source))
+        // Without a writer the answer's other end is dropped here.
+        let _ = self.writer.as_ref().map(|writer| writer.send(job));
+        let path = self.path.clone();
+        async move {
+            match result.await {
+                Ok(Ok(outcome)) => Ok(outcome),
+                Ok(Err(source)) => Err(DatabaseError::Sqlite {
+                    path,
+                    step: "write",
+                    source,
+                }),
+                Err(_) => Err(DatabaseError::Closed { path }),
+            }
+        }
     }
 
     /// Runs `query` on the reader thread, seeing every write that was answered before.

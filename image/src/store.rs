@@ -51,7 +51,7 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// The defaults, at `root`.
+    /// The defaults, at `root`; layers are directories, which work on every kernel.
     #[must_use]
     pub fn at(root: impl Into<PathBuf>) -> Self {
         let root = root.into();

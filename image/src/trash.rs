@@ -10,12 +10,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// Deeper directories are first moved up, so that the walk holds few open files.
 const DEEPEST_WALK: usize = 64;
+
+/// So long whoever discards something has the disk and the processors to itself: usually it has more to do, for which
+/// somebody waits.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The folder of what is to be deleted, and the thread that does it.
 #[derive(Debug)]
@@ -106,7 +111,7 @@ impl Drop for Trash {
 }
 
 fn empty(folder: &OwnedFd, commands: &mpsc::Receiver<Command>, closing: &AtomicBool) {
-    for command in commands {
+    while let Some(command) = next(commands) {
         if closing.load(Ordering::Relaxed) {
             return;
         }
@@ -124,6 +129,18 @@ fn empty(folder: &OwnedFd, commands: &mpsc::Receiver<Command>, closing: &AtomicB
             }
         }
     }
+}
+
+/// The next command; the first after a rest not at once. `None` when there will be no more.
+fn next(commands: &mpsc::Receiver<Command>) -> Option<Command> {
+    if let Ok(waiting) = commands.try_recv() {
+        return Some(waiting);
+    }
+    let command = commands.recv().ok()?;
+    if let Command::Delete(_) = command {
+        thread::sleep(PAUSE);
+    }
+    Some(command)
 }
 
 /// Removes a path of ours with everything below it, now.
