@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use cni::Network;
 use oci_spec::runtime::{Process, Spec};
-use runtime::cgroup::Cgroup;
 use runtime::client::SupervisorBinary;
 use runtime::exit::ExitDirectory;
 use runtime::launch::{
@@ -16,7 +15,7 @@ use runtime::launch::{
 
 use crate::config::Config;
 use crate::confinement::Confinement;
-use crate::container::{ContainerName, ContainerRecord, Resources};
+use crate::container::{ContainerName, ContainerRecord, Prepared, Resources};
 use crate::exporter::Calls;
 use crate::host::Host;
 use crate::ids::{ContainerId, PodId};
@@ -29,7 +28,7 @@ use crate::store::Store;
 use crate::streaming::Streaming;
 use crate::{Error, Result};
 
-pub use cgroups::Cgroups;
+pub use cgroups::{Cgroups, Place};
 pub use features::Features;
 
 mod cgroups;
@@ -76,6 +75,8 @@ pub struct App {
     pub registry: Registry,
     /// Images and writable layers.
     pub images: image::Store,
+    /// What the images of the last containers say of users.
+    user_databases: images::KeptDatabases,
     /// Pod networks.
     pub network: Network,
     /// The control group hierarchies of this host.
@@ -126,6 +127,7 @@ impl App {
             store: Store::open(&config.data_dir.join("db/pods.db"))?,
             registry: Registry::default(),
             images,
+            user_databases: images::KeptDatabases::default(),
             network: Network::open(network::network_config(&config)?).await?,
             cgroups,
             confinement: Confinement::detect(&config.security, std::path::Path::new("/")),
@@ -142,7 +144,7 @@ impl App {
             config,
         });
         // Nothing comes before the first URL has been given.
-        tokio::spawn(crate::streaming::server::serve(app.clone(), listener));
+        crate::task::spawn(crate::streaming::server::serve(app.clone(), listener));
         Ok(app)
     }
 
@@ -155,16 +157,10 @@ impl App {
     ///
     /// # Errors
     /// [`Error::Plan`] naming the field that cannot be carried out.
-    pub fn launch_plan(
-        &self,
-        pod: &Pod,
-        record: &ContainerRecord,
-        spec: &Spec,
-        cgroup: &Cgroup,
-    ) -> Result<LaunchPlan> {
+    pub fn prepare(&self, pod: &Pod, record: &ContainerRecord, spec: Spec) -> Result<Prepared> {
         let context = LaunchContext {
             rootfs: self.rootfs(&record.id)?,
-            cgroup,
+            cgroup: &self.cgroups.open(&record.cgroup)?,
             sharing: sharing(pod, record),
             exact: ExactStrings {
                 args: Some(record.args.clone()),
@@ -173,7 +169,8 @@ impl App {
             images: self.image_volumes(record)?,
             hooks: Some(crate::hooks::context(&self.config.state_dir, &record.id)),
         };
-        Ok(LaunchPlan::from_spec(spec, &context)?.filtered(filter(record)))
+        let plan = LaunchPlan::from_spec(&spec, &context)?.filtered(filter(record));
+        Ok(Prepared { spec, plan })
     }
 
     /// The plan of an exec, sealed.

@@ -272,12 +272,22 @@ impl ContainerState {
     }
 }
 
+/// What a start needs and what making the container has worked out already.
+pub struct Prepared {
+    /// The record's specification, read.
+    pub spec: oci_spec::runtime::Spec,
+    /// What follows from it.
+    pub plan: runtime::launch::LaunchPlan,
+}
+
 /// A container and its state.
 pub struct Container {
     /// What never changes.
     pub record: ContainerRecord,
     state: watch::Sender<ContainerState>,
     resources: std::sync::Mutex<Resources>,
+    /// Until it is started. What was created by an earlier daemon has none.
+    prepared: std::sync::Mutex<Option<Box<Prepared>>>,
     /// Held by whoever starts or removes it: those two exclude each other.
     pub turn: Mutex<()>,
     /// The deadline of the stop that is under way; a further stop may only bring it forward.
@@ -293,10 +303,24 @@ impl Container {
             resources: std::sync::Mutex::new(record.config.resources.clone()),
             record,
             state: watch::Sender::new(state),
+            prepared: std::sync::Mutex::default(),
             turn: Mutex::new(()),
             stop_by: watch::Sender::new(None),
             meter: Meter::default(),
         }
+    }
+
+    /// With what its start needs.
+    #[must_use]
+    pub fn prepared(self, prepared: Prepared) -> Self {
+        *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(prepared));
+        self
+    }
+
+    /// What its start needs, once.
+    pub fn take_prepared(&self) -> Option<Prepared> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        prepared.take().map(|prepared| *prepared)
     }
 
     /// Its state now.

@@ -20,6 +20,7 @@ use crate::confinement::relabel;
 use crate::container::ContainerRecord;
 use crate::pod::{Dns, NamespaceMode, PodNetwork, PodRecord};
 use crate::spec::PodFiles;
+use crate::task::blocking;
 use crate::{Error, Result};
 
 /// Size of a pod's `/dev/shm`, as Kubernetes documents it.
@@ -139,13 +140,7 @@ impl Host {
     /// # Errors
     /// [`Error::Io`] naming the path.
     pub async fn release_mounts(&self, files: PodFiles) -> Result<()> {
-        blocking(
-            move || match umount2(&files.shm(), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-                Err(errno) => Err(Error::io("unmount", files.shm())(errno.into())),
-            },
-        )
-        .await
+        blocking(move || unmount_shm(&files)).await
     }
 
     /// Removes the pod's directory. What is mounted in it is unmounted first; nothing is removed across a mount.
@@ -153,8 +148,8 @@ impl Host {
     /// # Errors
     /// [`Error::Io`] naming the path.
     pub async fn remove_files(&self, files: PodFiles) -> Result<()> {
-        self.release_mounts(files.clone()).await?;
         blocking(move || {
+            unmount_shm(&files)?;
             for file in [
                 files.hostname(),
                 files.hosts(),
@@ -170,6 +165,13 @@ impl Host {
     }
 }
 
+fn unmount_shm(files: &PodFiles) -> Result<()> {
+    match umount2(&files.shm(), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(Error::io("unmount", files.shm())(errno.into())),
+    }
+}
+
 /// A tmpfs takes the label of all that is in it as an option, and its owner: the root of the pod, whoever that is here.
 fn shm_options(label: Option<&str>, ids: Option<&IdMapping>) -> String {
     let mut options = SHM.to_owned();
@@ -180,12 +182,6 @@ fn shm_options(label: Option<&str>, ids: Option<&IdMapping>) -> String {
         options.push_str(&format!(",context=\"{label}\""));
     }
     options
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(Error::Crashed))
 }
 
 fn gone(outcome: std::io::Result<()>, operation: &'static str, path: &Path) -> Result<()> {

@@ -14,10 +14,11 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use tokio::sync::watch;
 
 use crate::Error;
 
@@ -99,7 +100,7 @@ where
     fn spawn(&self, key: K, operation: impl Future<Output = Result<T, Error>> + Send + 'static) -> Waiter<T> {
         let running = self.running.clone();
         // The entry goes when the work is done, on the task that did it, whoever still waits.
-        let task = tokio::spawn(async move {
+        let task = crate::task::spawn(async move {
             let leave = Leave { running, key };
             let outcome = operation.await.map_err(Arc::new);
             drop(leave);
@@ -131,7 +132,8 @@ pub struct Operations {
 
 #[derive(Default)]
 struct Table {
-    next: u64,
+    /// How many have begun.
+    begun: watch::Sender<u64>,
     rows: HashMap<u64, Operation>,
 }
 
@@ -157,8 +159,8 @@ impl Operations {
     pub fn enter(&self, verb: &'static str, object: impl Into<String>) -> Progress {
         let now = Instant::now();
         let mut table = lock(&self.table);
-        let id = table.next;
-        table.next += 1;
+        let id = *table.begun.borrow() + 1;
+        table.begun.send_replace(id);
         let operation = Operation {
             verb,
             object: object.into(),
@@ -171,6 +173,17 @@ impl Operations {
         Progress {
             table: self.table.clone(),
             id,
+        }
+    }
+
+    /// Waits until nothing has been under way for so long; then tells when an operation begins.
+    pub async fn rest(&self, duration: Duration) -> watch::Receiver<u64> {
+        let mut begun = lock(&self.table).begun.subscribe();
+        loop {
+            let quiet = tokio::time::timeout(duration, begun.changed()).await.is_err();
+            if quiet && lock(&self.table).rows.is_empty() {
+                return begun;
+            }
         }
     }
 

@@ -58,9 +58,10 @@ pub async fn serve(config: Config) -> Result<()> {
     let (listener, ours) = listen(&socket)?;
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     telemetry::notify_ready();
+    crate::rest::watch(&app);
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(
+    let server = crate::task::spawn(
         router(&app)
             .serve_with_incoming_shutdown(incoming(listener), async move { stopped.await.unwrap_or(()) }),
     );

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   RunPodSandbox ── take ──► sandbox          the id was the spare's before it was the pod's
-//!        └─ afterwards ── refill ──► spare
+//!        └─ in a quiet moment ── refill ──► spare
 //!   last pod removed ── a second ──► none      a node without pods holds nothing
 //! ```
 //!
@@ -14,7 +14,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use runtime::client::Spawn;
@@ -29,6 +29,12 @@ use crate::{Error, Result};
 
 /// How long a spare outlives the last pod: pods are often replaced by others.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// A spare is made when nothing has been under way for this long: after a sandbox come its containers, and whoever waits
+/// for those needs the processors more.
+const QUIET: Duration = Duration::from_millis(5);
+/// So long a busy node is waited for.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A supervisor that has been greeted and has no pod yet.
 pub struct Begun {
@@ -47,6 +53,8 @@ pub struct Spares {
     slot: Mutex<Slot>,
     /// Counts what happens, to tell whether anything has since a moment.
     uses: AtomicU64,
+    /// Somebody waits for a quiet moment to make one.
+    waiting: AtomicBool,
 }
 
 #[derive(Default)]
@@ -93,26 +101,20 @@ impl Spares {
         }
     }
 
-    /// Makes a spare in the background unless there is one.
+    /// Makes a spare in the background unless there is one, when the node has a moment.
     pub fn refill(app: &Arc<App>) {
         app.spares.uses.fetch_add(1, Ordering::Relaxed);
+        if app.spares.waiting.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let app = app.clone();
-        tokio::spawn(async move {
-            // Somebody makes one already.
-            let Ok(mut slot) = app.spares.slot.try_lock() else {
-                return;
-            };
-            if matches!(*slot, Slot::Closed) || slot.is_connected() {
-                return;
-            }
-            if let Some(lost) = slot.take_ready() {
-                discard(&app, lost).await;
-            }
-            match make(&app).await {
-                Ok(begun) => *slot = Slot::Ready(begun),
-                // The next sandbox begins at the beginning, and tells why it cannot.
-                Err(error) => tracing::debug!(%error, "no sandbox could be begun in advance"),
-            }
+        crate::task::spawn(async move {
+            // Too late is better than never: a busy node has use for it, too.
+            let _ = tokio::time::timeout(PATIENCE, app.operations.rest(QUIET)).await;
+            app.spares.waiting.store(false, Ordering::Release);
+            make_unless_there(&app).await;
+            // The last pod may have gone meanwhile, and another be about to come.
+            Self::release_unused(&app);
         });
     }
 
@@ -123,7 +125,7 @@ impl Spares {
         }
         let seen = app.spares.uses.load(Ordering::Relaxed);
         let app = app.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             tokio::time::sleep(LINGER).await;
             let mut slot = app.spares.slot.lock().await;
             let unused = app.spares.uses.load(Ordering::Relaxed) == seen && app.registry.pods().is_empty();
@@ -140,6 +142,24 @@ impl Spares {
             discard(app, begun).await;
         }
         *slot = Slot::Closed;
+    }
+}
+
+async fn make_unless_there(app: &App) {
+    // Somebody makes one already.
+    let Ok(mut slot) = app.spares.slot.try_lock() else {
+        return;
+    };
+    if matches!(*slot, Slot::Closed) || slot.is_connected() {
+        return;
+    }
+    if let Some(lost) = slot.take_ready() {
+        discard(app, lost).await;
+    }
+    match make(app).await {
+        Ok(begun) => *slot = Slot::Ready(begun),
+        // The next sandbox begins at the beginning, and tells why it cannot.
+        Err(error) => tracing::debug!(%error, "no sandbox could be begun in advance"),
     }
 }
 

@@ -161,7 +161,17 @@ impl Server {
     }
 
     /// What there is now of mounts, links, cgroups, processes, sockets and files.
+    ///
+    /// Without the layers that are mounted for all containers (whoever looks into an image may be the first to need them)
+    /// and what is about to be deleted in the background.
     pub fn traces(&self) -> BTreeSet<Trace> {
+        let mut traces = self.all_traces();
+        let passing = ["/state/layers", "/data/trash/"];
+        traces.retain(|trace| !passing.iter().any(|path| trace.to_string().contains(path)));
+        traces
+    }
+
+    fn all_traces(&self) -> BTreeSet<Trace> {
         self.layout.scope(&self.host).list()
     }
 

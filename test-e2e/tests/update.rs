@@ -191,6 +191,28 @@ async fn limits_of_a_container_that_does_not_run_wait_for_its_start() {
 }
 
 #[tokio::test]
+async fn limits_are_there_before_the_start_and_after_another_daemon() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("prepared").await;
+    let mut ids = Vec::new();
+    for name in ["before", "after"] {
+        let limited = Container::new(name, &image)
+            .shell("sleep 1000")
+            .resources(|limits| limits.memory_limit_in_bytes = 80 * MIB);
+        ids.push(pod.create(&limited).await.unwrap());
+    }
+    server.client.start(&ids[0]).await.unwrap();
+    server.kill9().await;
+    server.restart().await;
+    server.client.start(&ids[1]).await.unwrap();
+    for id in &ids {
+        assert_eq!(memory_limit(server.client.container_pid(id).await), 80 * MIB);
+    }
+    server.close().await;
+}
+
+#[tokio::test]
 async fn what_a_pod_may_use_in_all_is_remembered() {
     let mut server = Server::start().await;
     let pod = server.run_pod("sized").await;

@@ -20,6 +20,7 @@ use runtime::client::Placeholder;
 use super::App;
 use crate::config::{self, CgroupDriver};
 use crate::ids::{ContainerId, PodId};
+use crate::task::blocking;
 use crate::{Error, Result};
 
 /// The tree of this host, and our place in it.
@@ -248,7 +249,33 @@ impl App {
         blocking(move || Ok(cgroup.create(None)?)).await
     }
 
-    /// Makes a container's cgroup with limits.
+    /// Makes a container's cgroup with its limits ahead of its start. One of systemd's is there only while a process is in
+    /// it.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`]; what was made is removed again.
+    pub async fn prepare_cgroup(&self, path: &str, limits: Option<LinuxResources>) -> Result<()> {
+        let cgroup = self.cgroups.open(path)?;
+        if Scope::of(&cgroup).is_some() {
+            return Ok(());
+        }
+        blocking(move || Ok(cgroup.create(limits.as_ref())?)).await
+    }
+
+    /// A container's cgroup that was made ahead, as it was made; `None` when it is not there whole.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a path that is none.
+    pub fn prepared_cgroup(&self, path: &str) -> Result<Option<Place>> {
+        let cgroup = self.cgroups.open(path)?;
+        let is_there = Scope::of(&cgroup).is_none() && cgroup.directories().all(|path| path.is_dir());
+        Ok(is_there.then_some(Place {
+            cgroup,
+            placeholder: None,
+        }))
+    }
+
+    /// Makes a container's cgroup, unless it is there, and gives it its limits.
     ///
     /// # Errors
     /// [`Error::Cgroup`]; what was made is removed again.
@@ -359,10 +386,4 @@ impl App {
             tracing::warn!(%error, "a cgroup of ours stays");
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(Error::Crashed))
 }

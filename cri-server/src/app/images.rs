@@ -1,10 +1,11 @@
 //! The daemon's use of `image`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use image::registry::RegistryConfig;
-use image::{ErrorKind, Image, Lower, SnapshotRoot, StoreConfig};
+use image::{ErrorKind, Image, ImageId, Lower, SnapshotRoot, StoreConfig};
 use runtime::launch::{Layer, Rootfs};
 
 use super::App;
@@ -13,6 +14,33 @@ use crate::container::ContainerRecord;
 use crate::ids::ContainerId;
 use crate::spec::identity::{Databases, MAX_DATABASE};
 use crate::{Error, Result};
+
+/// So many images' user databases are kept,
+const KEPT: usize = 16;
+/// if they are not larger than this together, in bytes.
+const KEPT_BYTES: usize = 16 << 10;
+
+/// The user databases of the images that containers were made of last. What an image id names never changes.
+#[derive(Default)]
+pub(super) struct KeptDatabases(Mutex<VecDeque<(ImageId, Arc<Databases>)>>);
+
+impl KeptDatabases {
+    fn get(&self, image: &ImageId) -> Option<Arc<Databases>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, databases) = kept.iter().find(|(of, _)| of == image)?;
+        Some(databases.clone())
+    }
+
+    fn keep(&self, image: &ImageId, databases: &Arc<Databases>) {
+        if databases.passwd.len() + databases.group.len() > KEPT_BYTES {
+            return;
+        }
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(of, _)| of != image);
+        kept.truncate(KEPT - 1);
+        kept.push_front((image.clone(), databases.clone()));
+    }
+}
 
 /// The container that a snapshot belongs to: its writable layer has its id, the images that it shows more than that.
 fn owner(key: &str) -> &str {
@@ -110,12 +138,17 @@ impl App {
     ///
     /// # Errors
     /// [`Error::Image`] for a database that is no file of bearable size.
-    pub async fn user_databases(&self, image: &Image) -> Result<Databases> {
+    pub async fn user_databases(&self, image: &Image) -> Result<Arc<Databases>> {
+        if let Some(known) = self.user_databases.get(&image.id) {
+            return Ok(known);
+        }
         let read = |path| self.images.read_file(&image.id, path, MAX_DATABASE);
-        Ok(Databases {
+        let databases = Arc::new(Databases {
             passwd: read("/etc/passwd").await?.unwrap_or_default(),
             group: read("/etc/group").await?.unwrap_or_default(),
-        })
+        });
+        self.user_databases.keep(&image.id, &databases);
+        Ok(databases)
     }
 
     /// The root file system of a container that was created.

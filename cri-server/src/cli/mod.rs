@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use futures::FutureExt;
 
 use crate::config::{Config, Overrides};
 use crate::telemetry;
@@ -173,8 +174,9 @@ fn serve(config: Config) -> Result<ExitCode> {
         .enable_all()
         .build()
         .map_err(CliError::Threads)?;
+    // Boxed, here and below: the runtime has several ways to wait, and the whole program would be compiled into each.
     runtime
-        .block_on(crate::serve::serve(config))
+        .block_on(crate::serve::serve(config).boxed_local())
         .map_err(CliError::Serve)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -185,7 +187,7 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .enable_all()
         .build()
         .map_err(CliError::Threads)?;
-    let done = runtime.block_on(work);
+    let done = runtime.block_on(work.boxed_local());
     // A read from a terminal that nobody types on must not hold the command up.
     runtime.shutdown_background();
     done

@@ -99,7 +99,7 @@ pub(super) const KEYS: &[(&str, &str)] = &[
     ),
     (
         "image.layer_format",
-        "\"directory\"; \"erofs\": one file per layer (Linux 6.15); \"auto\": that where it works.",
+        "\"erofs\": one file per layer (Linux 6.15); \"directory\"; \"auto\": the first where it works.",
     ),
     (
         "image.progress_timeout",

@@ -82,7 +82,7 @@ table!(Registry {
 table!(Image {
     max_parallel_layers: u32 = 3,
     keep_compressed: bool = false,
-    layer_format: String = "directory".into(),
+    layer_format: String = "auto".into(),
     progress_timeout: String = "5m".into(),
     pinned: Vec<String> = Vec::new(),
     verifier: String = String::new(),

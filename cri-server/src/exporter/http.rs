@@ -27,7 +27,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let app = app.clone();
-                tokio::spawn(async move {
+                crate::task::spawn(async move {
                     // A client that goes away harms nobody.
                     let _ = tokio::time::timeout(PATIENCE, answer(&app, stream)).await;
                     drop(place);

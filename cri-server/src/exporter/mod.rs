@@ -115,6 +115,6 @@ pub async fn start(app: &Arc<App>) -> crate::Result<()> {
     };
     let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
     tracing::info!(%address, "serving metrics");
-    tokio::spawn(serve(app.clone(), listener));
+    crate::task::spawn(serve(app.clone(), listener));
     Ok(())
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use cri_api::v1;
+use oci_spec::runtime::LinuxResources;
 
 use crate::app::App;
-use crate::container::{Container, ContainerConfig, ContainerRecord, ContainerState};
+use crate::container::{Container, ContainerConfig, ContainerRecord, ContainerState, Prepared};
 use crate::ids::ContainerId;
 use crate::inflight::Progress;
 use crate::ops::events::Happened;
+use crate::ops::start::specified_limits;
 use crate::pod::{NamespaceMode, Pod};
 use crate::spec::{self, Ingredients, PodFiles};
 use crate::undo::Undo;
@@ -50,11 +52,14 @@ async fn make_or_find(app: Arc<App>, pod: Arc<Pod>, config: ContainerConfig) -> 
     );
     let mut undo = Undo::default();
     match make(&app, &pod, config, &progress, &mut undo).await {
-        Ok(record) => {
+        Ok((record, prepared)) => {
             undo.commit();
             let id = record.id.clone();
-            let container = Arc::new(Container::new(record, ContainerState::Created));
+            let limits = specified_limits(&prepared.spec);
+            let container = Container::new(record, ContainerState::Created).prepared(prepared);
+            let container = Arc::new(container);
             app.registry.insert_container(&pod, container.clone());
+            make_cgroup_ahead(&app, &container, limits);
             app.events.container(&pod, &container, Happened::Created);
             Ok(id)
         }
@@ -72,7 +77,7 @@ async fn make(
     config: ContainerConfig,
     progress: &Progress,
     undo: &mut Undo,
-) -> Result<ContainerRecord> {
+) -> Result<(ContainerRecord, Prepared)> {
     pod.ready()?;
     agree(pod, &config)?;
     can_be_had(app, &config)?;
@@ -144,13 +149,28 @@ async fn make(
     ops::volumes::hold_images(app, &record, &shown, undo).await?;
 
     // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
-    app.launch_plan(pod, &record, &built.spec, &app.cgroups.open(&record.cgroup)?)?;
+    let prepared = app.prepare(pod, &record, built.spec)?;
 
     progress.stage("record");
     // A pod that is being stopped takes no new container; its removal must not miss one.
     pod.ready()?;
     app.store.insert_container(&record).await?;
-    Ok(record)
+    Ok((record, prepared))
+}
+
+/// Makes the container's cgroup behind the answer, for the start that comes next: on v1 it is a directory in each of ten
+/// hierarchies. The record is there already, so that whoever removes the container knows of it.
+fn make_cgroup_ahead(app: &Arc<App>, container: &Arc<Container>, limits: Option<LinuxResources>) {
+    let (app, container) = (app.clone(), container.clone());
+    crate::task::spawn(async move {
+        let record = &container.record;
+        let _turn = container.turn.lock().await;
+        let is_wanted = container.state() == ContainerState::Created
+            && app.registry.container(record.id.as_str()).is_ok();
+        if is_wanted && let Err(error) = app.prepare_cgroup(&record.cgroup, limits).await {
+            tracing::debug!(cgroup = record.cgroup, %error, "no cgroup ahead of the start, which will tell why");
+        }
+    });
 }
 
 fn has_devices(config: &ContainerConfig) -> Result<bool> {

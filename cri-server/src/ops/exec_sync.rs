@@ -199,7 +199,9 @@ impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let Some(target) = self.target.take() {
             let supervisor = self.supervisor.clone();
-            tokio::spawn(async move { supervisor.signal(target, libc::SIGKILL, SignalScope::Group).await });
+            crate::task::spawn(
+                async move { supervisor.signal(target, libc::SIGKILL, SignalScope::Group).await },
+            );
         }
     }
 }

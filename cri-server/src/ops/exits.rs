@@ -16,7 +16,7 @@ use crate::time::{Nanos, now};
 /// Follows a pod's supervisor until it is gone.
 pub fn watch(app: &Arc<App>, pod: &Arc<Pod>, mut notices: Notices) {
     let (app, pod) = (app.clone(), pod.clone());
-    tokio::spawn(async move {
+    crate::task::spawn(async move {
         while let Some(notice) = notices.recv().await {
             let outcome = match notice {
                 Notice::Exited(exited) => on_exit(&app, &pod, &exited).await,
@@ -121,8 +121,12 @@ pub async fn lose(app: &Arc<App>, pod: &Arc<Pod>, why: &'static str) -> Result<(
     let since = pod.stopped(now());
     app.store.pod_phase(pod.id(), PodPhase::NotReady(since)).await?;
     for container in pod.containers() {
-        if matches!(container.state(), ContainerState::Running { .. }) {
+        let state = container.state();
+        if !matches!(state, ContainerState::Exited { .. }) {
+            // Also of one whose start was not recorded any more.
             app.kill_cgroup(&container.record.cgroup).await?;
+        }
+        if matches!(state, ContainerState::Running { .. }) {
             let (exit, finished_at) = last_words(app, &container).unwrap_or_else(|| (Exit::lost(why), now()));
             finish(app, pod, &container, exit, finished_at).await?;
         }

@@ -24,7 +24,7 @@ pub fn pull(
 ) -> BoxStream<'static, Result<PullImageEvent, Status>> {
     let (sender, receiver) = mpsc::channel(4);
     let app = app.clone();
-    tokio::spawn(async move {
+    crate::task::spawn(async move {
         let name = reference.canonical().to_string();
         let progress = app.operations.enter("PullImage", &name);
         progress.waiting("pull", "the registry");

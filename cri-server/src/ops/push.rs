@@ -21,7 +21,7 @@ const NEWS: Duration = Duration::from_millis(100);
 pub fn push(app: &Arc<App>, request: PushRequest) -> BoxStream<'static, Result<PushImageEvent, Status>> {
     let (sender, receiver) = mpsc::channel(4);
     let app = app.clone();
-    tokio::spawn(async move {
+    crate::task::spawn(async move {
         let operation = app.operations.enter("PushImage", request.destination.to_string());
         operation.waiting("push", "the registry");
         app.reread_registries().await;

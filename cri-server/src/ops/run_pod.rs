@@ -159,9 +159,13 @@ async fn make(
     );
     cgroup.and(written)?;
     let made = made?;
-    app.host.write_hosts(&files, &record, &made.network).await?;
-    progress.stage("record");
-    app.store.pod_ready(&record.id, &made.network).await?;
+    progress.stage("hosts and record");
+    let (hosts, recorded) = tokio::join!(
+        app.host.write_hosts(&files, &record, &made.network),
+        app.store.pod_ready(&record.id, &made.network),
+    );
+    hosts?;
+    recorded?;
     Ok((record, made))
 }
 

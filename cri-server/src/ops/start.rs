@@ -6,8 +6,8 @@ use std::sync::Arc;
 use oci_spec::runtime::{LinuxResources, Spec};
 use runtime::protocol;
 
-use crate::app::App;
-use crate::container::{Container, ContainerState, Exit};
+use crate::app::{App, Place};
+use crate::container::{Container, ContainerState, Exit, Prepared};
 use crate::hooks::{self, Moment};
 use crate::inflight::Progress;
 use crate::ops::events::Happened;
@@ -54,8 +54,15 @@ async fn begin(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
     match launched {
         Ok(started) => {
             let state = ContainerState::Created.started(started.process.pid, started.process.started_at.0);
-            app.store.container_state(&container.record.id, &state).await?;
+            // Not waited for: until it is recorded the supervisor knows, and the next daemon asks it.
+            let recorded = app.store.container_state(&container.record.id, &state);
             container.transition(|_| state);
+            let name = container.record.config.name.name.clone();
+            crate::task::spawn(async move {
+                if let Err(error) = recorded.await {
+                    tracing::error!(container = name, %error, "could not record a start");
+                }
+            });
             app.events.container(&pod, &container, Happened::Started);
             let moment = Moment::Started {
                 pid: started.process.pid,
@@ -84,21 +91,20 @@ async fn launch(
         app.host.relabel(&files, record).await?;
     }
     progress.stage("cgroup and log");
-    let spec = record.spec()?;
+    let prepared = container.take_prepared();
+    let by_us = prepared.is_some();
+    let Prepared { spec, plan } = match prepared {
+        Some(prepared) => prepared,
+        // Created by a daemon before this one.
+        None => app.prepare(pod, record, record.spec()?)?,
+    };
     if hooks::has_any(&spec) {
         hooks::make_bundle(&app.config.state_dir, record, spec.clone()).await?;
     }
     // Side by side; and both to their ends, so that nothing is made after a failure was undone.
-    let (cgroup, log) = tokio::join!(
-        app.make_cgroup(&record.cgroup, limits(container, &spec)?),
-        open_log(container)
-    );
+    let (cgroup, log) = tokio::join!(cgroup_of(app, container, &spec, by_us), open_log(container));
     let (cgroup, log) = (cgroup?, log?);
-    progress.stage("launch plan");
-    let plan = app
-        .launch_plan(pod, record, &spec, &cgroup)?
-        .seal()
-        .map_err(Error::io("seal", "launch plan"))?;
+    let plan = plan.seal().map_err(Error::io("seal", "launch plan"))?;
     progress.waiting("launch", "the container's own set-up");
     let mut start = protocol::StartContainer::new(record.wire_id()?);
     start.tty = record.config.tty;
@@ -110,14 +116,24 @@ async fn launch(
     Ok(supervisor.start(start, plan, log, cgroup.open_v2()?).await?)
 }
 
-/// As specified, or as updated since.
-fn limits(container: &Container, spec: &Spec) -> Result<Option<LinuxResources>> {
-    let specified = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-    let resources = container.resources();
-    if resources == container.record.config.resources {
-        return Ok(specified);
+/// The container's cgroup with the limits specified, or updated since: the one that was made with it, if this daemon
+/// made it and nothing has changed.
+async fn cgroup_of(app: &Arc<App>, container: &Container, spec: &Spec, by_us: bool) -> Result<Place> {
+    let (path, resources) = (&container.record.cgroup, container.resources());
+    let specified = specified_limits(spec);
+    if resources != container.record.config.resources {
+        let limits = updated(specified.unwrap_or_default(), &resources)?;
+        return app.make_cgroup(path, Some(limits)).await;
     }
-    updated(specified.unwrap_or_default(), &resources).map(Some)
+    match app.prepared_cgroup(path)?.filter(|_| by_us) {
+        Some(ready) => Ok(ready),
+        None => app.make_cgroup(path, specified).await,
+    }
+}
+
+/// What a specification limits the container to.
+pub fn specified_limits(spec: &Spec) -> Option<LinuxResources> {
+    spec.linux().as_ref().and_then(|linux| linux.resources().clone())
 }
 
 /// The protocol names files by text, and all of a cgroup's path is plain.

@@ -50,13 +50,14 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
 
     // Nothing of the pod runs now. What is left has nothing to do with each other.
     progress.waiting("network, supervisor, mounts and cgroup", "the pod network");
-    let (left, unmounted, removed) = tokio::join!(
+    let (detached, left, unmounted, removed) = tokio::join!(
+        detach(&app, &pod),
         leave(&app, &pod),
         app.host
             .release_mounts(PodFiles::new(&app.config.state_dir, pod.id())),
         app.remove_cgroup(&pod.record.cgroup),
     );
-    left.and(unmounted).and(removed)?;
+    detached.and(left).and(unmounted).and(removed)?;
 
     progress.stage("record");
     let now = time::now();
@@ -69,11 +70,16 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
     Ok(())
 }
 
-/// Disconnects the pod, then lets the supervisor go: plugins work in the network namespace that it holds.
-async fn leave(app: &Arc<App>, pod: &Pod) -> Result<()> {
-    if !pod.record.host_network() {
-        app.detach(pod.id()).await?;
+/// Disconnects the pod. Plugins work in a network namespace that is pinned for them, not in the supervisor's.
+async fn detach(app: &App, pod: &Pod) -> Result<()> {
+    match pod.record.host_network() {
+        true => Ok(()),
+        false => app.detach(pod.id()).await,
     }
+}
+
+/// Lets the supervisor go.
+async fn leave(app: &App, pod: &Pod) -> Result<()> {
     if let Some(supervisor) = pod.supervisor() {
         match supervisor.shutdown().await {
             Ok(()) | Err(crate::supervisor::Error::Gone) => {}

@@ -71,7 +71,7 @@ impl admin_server::Admin for Admin {
         ops::images::find_all(&self.0, &names)?;
         let (reader, mut writer) = tokio::io::duplex(CHUNK);
         let app = self.0.clone();
-        let work = tokio::spawn(async move {
+        let work = crate::task::spawn(async move {
             ops::images::export(&app, &names, Pin::new(&mut writer)).await?;
             writer
                 .shutdown()

@@ -57,7 +57,7 @@ pub(super) async fn size(app: &Arc<App>, container: &Arc<Container>) -> Option<L
     let layer = &container.meter.layer;
     let last = layer.last();
     if last.is_none_or(|last| last.again <= Instant::now()) && !layer.walking.swap(true, Ordering::AcqRel) {
-        tokio::spawn(walk(app.clone(), container.clone()));
+        crate::task::spawn(walk(app.clone(), container.clone()));
     }
     if last.is_none() {
         let mut done = std::pin::pin!(layer.done.notified());

@@ -219,16 +219,19 @@ impl Store {
         .await
     }
 
-    /// Records a container's new state.
+    /// Records a container's new state: from this call on, after whatever is to be recorded already.
     ///
     /// # Errors
     /// What SQLite answers.
-    pub async fn container_state(&self, id: &ContainerId, state: &ContainerState) -> Result<()> {
+    pub fn container_state(
+        &self,
+        id: &ContainerId,
+        state: &ContainerState,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
         self.execute(
             "UPDATE containers SET state = ? WHERE id = ?",
             (encode(state), id.to_string()),
         )
-        .await
     }
 
     /// Forgets a container.
@@ -275,10 +278,12 @@ impl Store {
             .await
     }
 
-    async fn execute(&self, sql: &'static str, row: impl rusqlite::Params + Send + 'static) -> Result<()> {
+    fn execute<P>(&self, sql: &'static str, row: P) -> impl Future<Output = Result<()>> + Send + use<P>
+    where
+        P: rusqlite::Params + Send + 'static,
+    {
         self.database
             .write(move |transaction| transaction.execute(sql, row).map(|_| ()))
-            .await
     }
 }
 

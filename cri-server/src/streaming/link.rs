@@ -27,7 +27,7 @@ struct Task {
 impl Task {
     fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
         let (alive, seen) = watch::channel(());
-        let handle = tokio::spawn(async move {
+        let handle = crate::task::spawn(async move {
             work.await;
             drop(alive);
         });

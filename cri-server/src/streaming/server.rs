@@ -52,7 +52,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
             // Beyond the bound a connection is closed without a word: whoever opens so many is no kubelet.
             Ok((stream, _)) => {
                 if let Ok(permit) = opening.clone().try_acquire_owned() {
-                    tokio::spawn(connection(app.clone(), stream, permit));
+                    crate::task::spawn(connection(app.clone(), stream, permit));
                 }
             }
             Err(error) => {
@@ -166,7 +166,7 @@ fn answer(app: &Arc<App>, request: http::Request<Incoming>) -> Result<Answer, Re
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     plan.announce(request.headers(), answer.headers_mut())?;
     let app = app.clone();
-    tokio::spawn(async move {
+    crate::task::spawn(async move {
         match hyper::upgrade::on(request).await {
             Ok(upgraded) => run(&app, session, plan, TokioIo::new(upgraded)).await,
             Err(error) => tracing::debug!(%error, "streaming client left before its session began"),

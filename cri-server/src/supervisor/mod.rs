@@ -147,7 +147,7 @@ impl Supervisor {
             pid,
             waiting: Mutex::default(),
         });
-        tokio::spawn(read(shared.clone(), notices));
+        crate::task::spawn(read(shared.clone(), notices));
         let supervisor = Self { shared };
         match supervisor
             .ask(Request::Hello(Hello {
@@ -255,7 +255,7 @@ impl Supervisor {
     pub fn abandon(&self, target: Target) {
         self.waiting().execs.remove(&target);
         let supervisor = self.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             match supervisor.done(Request::HangUp(target), "HangUp").await {
                 // It has ended meanwhile.
                 Ok(()) | Err(Error::Refused(_) | Error::Gone) => {}
@@ -440,7 +440,7 @@ fn dispatch(shared: &Shared, notices: &mpsc::UnboundedSender<Notice>, frame: pro
 fn reap(pidfd: OwnedFd) -> Result<()> {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let pidfd = tokio::io::unix::AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)?;
-    tokio::spawn(async move {
+    crate::task::spawn(async move {
         use std::os::fd::AsFd;
         if pidfd.readable().await.is_ok() {
             let _ = waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), WaitIdOptions::EXITED);

@@ -27,6 +27,9 @@ impl Cost {
     }
 }
 
+/// Threads that served the start end, caches settle: what is measured is idleness.
+const SETTLING: Duration = Duration::from_secs(4);
+
 /// The memory of thirty idle pods: PSS of every process involved, and what the kernel took meanwhile.
 pub(crate) async fn measure(contenders: &mut [Contender], report: &mut Report) {
     let mut costs = Vec::new();
@@ -63,14 +66,14 @@ async fn cost(contender: &Contender, daemon: u32) -> Cost {
             .find(|process| process.pid == pid)
             .map_or(0, |p| p.pss)
     };
+    tokio::time::sleep(SETTLING).await;
     let mut cost = Cost {
         daemon_alone: pss(&machine::descendants(), daemon),
         ..Cost::default()
     };
     let kernel = machine::kernel_memory();
     let pods = raise(contender, "idle", PODS).await;
-    // Threads that served the start end, caches settle: what is measured is idleness.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(SETTLING).await;
     cost.kernel = machine::kernel_memory().saturating_sub(kernel);
     let now = machine::descendants();
     cost.daemon = pss(&now, daemon);

@@ -77,7 +77,7 @@ impl Server {
 
     async fn nothing_left(&self, when: &str, may_stay: impl Fn(&Trace) -> bool) {
         let look = || {
-            let after = self.traces();
+            let after = self.all_traces();
             let left = left_behind(&self.before, &after);
             left.into_iter()
                 .filter(|trace| !may_stay(trace))

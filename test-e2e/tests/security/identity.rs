@@ -6,6 +6,7 @@ use k8s_cri::v1::{Capability, Int64Value, SupplementalGroupsPolicy};
 use test_e2e::harness::Server;
 use test_e2e::images;
 use test_e2e::layers::Layer;
+use test_e2e::layout::Settings;
 use test_e2e::pods::RunningPod;
 use test_e2e::specs::Container;
 
@@ -275,7 +276,12 @@ fn peak(server: &Server) -> u64 {
 #[tokio::test]
 async fn a_sparse_user_database_costs_neither_memory_nor_time() {
     const SIZE: u64 = 4 << 30;
-    let server = Server::start().await;
+    // A file of a layer that is a directory can be enlarged.
+    let settings = Settings {
+        config: "[image]\nlayer_format = \"directory\"\n".into(),
+        ..Settings::default()
+    };
+    let server = settings.start().await;
     let host = HostInvariant::of(&server);
     let pod = server.run_pod("sparse").await;
     let layers = server.host.path(server.data_dir()).join("l");

@@ -89,7 +89,7 @@ pub(in crate::cli) async fn import(
     name: String,
 ) -> Result<Vec<ImportImageResponse>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let reading = tokio::spawn(send_archive(options, archive, sender));
+    let reading = crate::task::spawn(send_archive(options, archive, sender));
     let receive = async {
         let answer = daemon.admin().import_image(ReceiverStream::new(receiver)).await;
         let mut answers = daemon.answer("ImportImage", answer)?;

@@ -106,7 +106,7 @@ impl Connection {
         let (near, far) = tokio::io::duplex(TUNNEL_BUFFER);
         let mut connection = Self::serve(io, Codec::Tunnel, &[TUNNEL], Activity::default());
         let (sender, receiver) = (connection.sender(TUNNEL), connection.receiver(TUNNEL));
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let (from_inside, to_inside) = tokio::io::split(far);
             tokio::join!(inwards(receiver, to_inside), async {
                 outwards(from_inside, sender).await;
