@@ -133,3 +133,22 @@ async fn twenty_pods_share_one_page_cache() {
     assert!(all * 10 <= first * 11, "1 pod: {first}, 20 pods: {all}");
     server.close().await;
 }
+
+/// As agents of a node do, which are shown all of it: the pinned namespace must not come along.
+#[tokio::test]
+async fn a_container_may_be_shown_the_daemons_directories() {
+    let server = server().await;
+    let image = server.busybox().await;
+    let directory = server.directory().to_owned();
+    let pod = server.run_pod("shown").await;
+    // Which namespace counts as the older one depends on the processor: see image/src/layer/pin.rs.
+    for number in 0..8 {
+        let line = "ls /shown/state/layers; grep -c ' /shown.*nsfs' /proc/self/mountinfo";
+        let look = Container::new(&format!("look-{number}"), &image)
+            .mount(&directory, "/shown")
+            .shell(line);
+        let (_, output) = pod.finish(&look).await;
+        assert_eq!(output, "0\n", "an empty directory, and no namespace");
+    }
+    server.close().await;
+}

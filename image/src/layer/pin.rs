@@ -1,7 +1,8 @@
 //! A mount namespace that holds nothing but mounts of layers, and outlives whoever made it.
 //!
 //! ```text
-//!   host:       <run>/layers     tmpfs, private: a namespace cannot be pinned where mounts propagate
+//!   host:       <run>/layers     tmpfs, unbindable: a namespace cannot be pinned where mounts propagate, and a container that
+//!                                is shown <run>, or /, would have it in its own, which the kernel refuses
 //!               <run>/layers/ns  the namespace (nsfs)
 //!   namespace:  /                tmpfs
 //!               /<key>           one layer each
@@ -46,6 +47,11 @@ impl Pin {
     pub(super) fn find(at: &Path) -> std::result::Result<Option<Self>, Error> {
         let file = Self::file_in(at);
         let found = pinned(&file).map_err(|errno| Error::io("look at", &file)(errno.into()))?;
+        if found.is_some() {
+            // An earlier version made it private only.
+            let hide = mount_change(at, MountPropagationFlags::UNBINDABLE);
+            hide.map_err(|errno| Error::io("make unbindable", at)(errno.into()))?;
+        }
         Ok(found.map(|namespace| Self {
             at: at.into(),
             namespace,
@@ -184,7 +190,7 @@ fn make(at: &Path, file: &Path) -> Result<OwnedFd> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("crisp-layers", at, "tmpfs", flags, OPTIONS)?;
     let attempt = || {
-        mount_change(at, MountPropagationFlags::PRIVATE)?;
+        mount_change(at, MountPropagationFlags::UNBINDABLE)?;
         let created = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         drop(rustix::fs::open(file, created, Mode::RUSR)?);
         pin_new(at, file)
