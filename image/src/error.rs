@@ -59,6 +59,15 @@ pub enum Error {
         /// As unpacked.
         found: Digest,
     },
+    /// Layers are to be EROFS images, which cannot be used here.
+    #[error(
+        "layer format \"erofs\": this kernel cannot stack images that are files ({source}); \
+         choose \"auto\" or \"directory\", or Linux 6.15"
+    )]
+    ImagesNotStackable {
+        /// What it answers.
+        source: rustix::io::Errno,
+    },
     /// The administrator's verifier does not allow the image.
     #[error("{image}: {reason}")]
     Unverified {
@@ -208,6 +217,7 @@ impl Error {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             Self::InUse { .. }
             | Self::Irreproducible { .. }
+            | Self::ImagesNotStackable { .. }
             | Self::NoChanges { .. }
             | Self::Database(_)
             | Self::Io { .. }

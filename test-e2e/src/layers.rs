@@ -200,6 +200,21 @@ fn put(field: &mut [u8; 100], text: &str) {
     field[..text.len()].copy_from_slice(text.as_bytes());
 }
 
+/// Whether this kernel stacks layers that are EROFS images; says so when it does not, for what is left out then.
+pub fn are_images_stackable() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let stackable = version >= (6, 15);
+    if !stackable {
+        println!("left out: layers as EROFS images, which take Linux 6.15 ({release})");
+    }
+    stackable
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Compression, Layer};

@@ -31,7 +31,7 @@ pub enum LayerFormat {
 pub enum LayerFormatChoice {
     /// As EROFS images where they can be mounted, else as directories.
     Probe,
-    /// In this format, come what may.
+    /// In this format, or the store does not open.
     Fixed(LayerFormat),
 }
 
@@ -93,13 +93,22 @@ impl fmt::Display for LayerFormatInUse {
 }
 
 /// The format asked for, or the best that works with uppers in `uppers`.
+///
+/// # Errors
+/// [`Error::ImagesNotStackable`] when images are asked for and do not work here.
 pub(crate) fn choose(
     choice: LayerFormatChoice,
     layers: &Path,
     uppers: &Path,
 ) -> Result<LayerFormatInUse, Error> {
     let (format, reason) = match choice {
-        LayerFormatChoice::Fixed(format) => (format, LayerFormatReason::Configured),
+        LayerFormatChoice::Fixed(LayerFormat::Directory) => {
+            (LayerFormat::Directory, LayerFormatReason::Configured)
+        }
+        LayerFormatChoice::Fixed(LayerFormat::Erofs) => match images_work(layers, uppers)? {
+            Ok(()) => (LayerFormat::Erofs, LayerFormatReason::Configured),
+            Err(source) => return Err(Error::ImagesNotStackable { source }),
+        },
         LayerFormatChoice::Probe => match images_work(layers, uppers)? {
             Ok(()) => (LayerFormat::Erofs, LayerFormatReason::Stackable),
             Err(errno) => (LayerFormat::Directory, LayerFormatReason::NotStackable(errno)),
