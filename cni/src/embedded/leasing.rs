@@ -34,6 +34,8 @@ impl Embedded {
         let deadline = Instant::now() + LONGEST_DRAIN_WAIT;
         let mut events = None;
         loop {
+            // Counted first: what somebody else frees from here on is worth another try.
+            let before = self.pool().draining().len();
             if let Some(lease) = self.lease_now(pod) {
                 return Ok(lease);
             }
@@ -42,7 +44,6 @@ impl Embedded {
                 Some(events) => events,
                 empty => empty.insert(Socket::link_events()?),
             };
-            let before = self.pool().draining().len();
             let still = self.reap()?;
             if still < before {
                 continue;
