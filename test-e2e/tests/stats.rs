@@ -255,8 +255,9 @@ async fn metrics_have_the_labels_of_their_descriptors() {
             limits.cpu_period = 100_000;
             limits.memory_limit_in_bytes = 64 << 20;
         })
-        .shell("sleep 1000 & wait");
+        .shell("sleep 1000 & echo both; wait");
     let id = pod.start(&spec).await;
+    pod.logged("main.log", "both").await;
     let request = cri::ListMetricDescriptorsRequest {};
     let descriptors = client
         .runtime
