@@ -1,6 +1,7 @@
 //! A `crisp` of a test's own: started, killed, restarted, stopped, and closed with nothing left.
 
 mod close;
+mod limit;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -46,6 +47,7 @@ pub struct Server {
     wrapper: Vec<String>,
     before: BTreeSet<Trace>,
     closed: bool,
+    _limit: limit::Limit,
 }
 
 impl Server {
@@ -91,6 +93,7 @@ impl Server {
             host.enter(move || prepare(&directory)).await;
         }
         let before = layout.scope(&host).list();
+        let limit = limit::Limit::begin(&layout);
         let (environment, wrapper) = (settings.environment, settings.wrapper);
         match spawn(&host, &layout, &environment, &wrapper).await {
             Ok((process, client)) => Self {
@@ -103,6 +106,7 @@ impl Server {
                 wrapper,
                 before,
                 closed: false,
+                _limit: limit,
             },
             Err(why) => {
                 layout.print_log();
