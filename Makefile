@@ -30,7 +30,7 @@ build: ## both programs, for debugging
 release: ## both programs, optimised, side by side
 	@test-e2e/setup.sh build
 	cargo build --profile pod -p runtime --bins & \
-	    cargo build --release -p cri-server --bins && wait $$!
+	    cargo build --release -p cri-server --bins; built=$$?; wait $$! && exit $$built
 	cp --update --preserve=timestamps $(POD)/crisp-pod $(RELEASE)/crisp-pod
 
 test: ## everything: units, contracts, and the daemon end to end (as root)

@@ -153,7 +153,7 @@ impl App {
         self.config.state_dir.join("exits")
     }
 
-    /// The launch plan of a container, whose specification is `spec`.
+    /// What starts a container, whose specification is `spec`: all but its cgroup.
     ///
     /// # Errors
     /// [`Error::Plan`] naming the field that cannot be carried out.
@@ -170,7 +170,11 @@ impl App {
             hooks: Some(crate::hooks::context(&self.config.state_dir, &record.id)),
         };
         let plan = LaunchPlan::from_spec(&spec, &context)?.filtered(filter(record));
-        Ok(Prepared { spec, plan })
+        Ok(Prepared {
+            spec,
+            plan,
+            has_cgroup: false,
+        })
     }
 
     /// The plan of an exec, sealed.

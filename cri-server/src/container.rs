@@ -278,6 +278,8 @@ pub struct Prepared {
     pub spec: oci_spec::runtime::Spec,
     /// What follows from it.
     pub plan: runtime::launch::LaunchPlan,
+    /// Its cgroup is there, with the limits specified.
+    pub has_cgroup: bool,
 }
 
 /// A container and its state.
@@ -315,6 +317,14 @@ impl Container {
     pub fn prepared(self, prepared: Prepared) -> Self {
         *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(prepared));
         self
+    }
+
+    /// Its cgroup is there, with the limits specified.
+    pub fn has_cgroup(&self) {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(prepared) = prepared.as_mut() {
+            prepared.has_cgroup = true;
+        }
     }
 
     /// What its start needs, once.

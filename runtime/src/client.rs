@@ -277,8 +277,7 @@ pub fn keep_heap_small() {
 }
 
 /// Gives back memory that this process does not use now: free heap, and its program's code, which comes back from the page
-/// cache where it is used again. For a daemon that has had nothing to do for a while; takes some 100 µs, and the next
-/// calls some 10 µs each.
+/// cache where it is used again. For a daemon that has had nothing to do for a while: the next calls are slower.
 pub fn give_memory_back() {
     crate::sys::heap::trim();
     // Without /proc it is kept.

@@ -249,26 +249,28 @@ impl App {
         blocking(move || Ok(cgroup.create(None)?)).await
     }
 
-    /// Makes a container's cgroup with its limits ahead of its start. One of systemd's is there only while a process is in
-    /// it.
+    /// Makes a container's cgroup with its limits ahead of its start; `false` where systemd keeps it, for which it is there
+    /// only while a process is in it.
     ///
     /// # Errors
     /// [`Error::Cgroup`]; what was made is removed again.
-    pub async fn prepare_cgroup(&self, path: &str, limits: Option<LinuxResources>) -> Result<()> {
+    pub async fn prepare_cgroup(&self, path: &str, limits: Option<LinuxResources>) -> Result<bool> {
         let cgroup = self.cgroups.open(path)?;
         if Scope::of(&cgroup).is_some() {
-            return Ok(());
+            return Ok(false);
         }
-        blocking(move || Ok(cgroup.create(limits.as_ref())?)).await
+        blocking(move || Ok(cgroup.create(limits.as_ref())?)).await?;
+        Ok(true)
     }
 
-    /// A container's cgroup that was made ahead, as it was made; `None` when it is not there whole.
+    /// A container's cgroup that was made ahead; `None` when somebody has removed it since. Looking at the kernel's own
+    /// directories waits for no disk.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a path that is none.
     pub fn prepared_cgroup(&self, path: &str) -> Result<Option<Place>> {
         let cgroup = self.cgroups.open(path)?;
-        let is_there = Scope::of(&cgroup).is_none() && cgroup.directories().all(|path| path.is_dir());
+        let is_there = cgroup.directories().all(|path| path.is_dir());
         Ok(is_there.then_some(Place {
             cgroup,
             placeholder: None,

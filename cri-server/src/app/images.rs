@@ -15,9 +15,9 @@ use crate::ids::ContainerId;
 use crate::spec::identity::{Databases, MAX_DATABASE};
 use crate::{Error, Result};
 
-/// So many images' user databases are kept,
+/// So many images' user databases are kept.
 const KEPT: usize = 16;
-/// if they are not larger than this together, in bytes.
+/// Larger ones, those of an image together, are read each time, in bytes.
 const KEPT_BYTES: usize = 16 << 10;
 
 /// The user databases of the images that containers were made of last. What an image id names never changes.

@@ -10,8 +10,8 @@ use crate::container::{Container, ContainerConfig, ContainerRecord, ContainerSta
 use crate::ids::ContainerId;
 use crate::inflight::Progress;
 use crate::ops::events::Happened;
-use crate::ops::start::specified_limits;
 use crate::pod::{NamespaceMode, Pod};
+use crate::spec::resources::specified;
 use crate::spec::{self, Ingredients, PodFiles};
 use crate::undo::Undo;
 use crate::{Error, Result, cdi, convert, ops, time};
@@ -55,7 +55,7 @@ async fn make_or_find(app: Arc<App>, pod: Arc<Pod>, config: ContainerConfig) -> 
         Ok((record, prepared)) => {
             undo.commit();
             let id = record.id.clone();
-            let limits = specified_limits(&prepared.spec);
+            let limits = specified(&prepared.spec);
             let container = Container::new(record, ContainerState::Created).prepared(prepared);
             let container = Arc::new(container);
             app.registry.insert_container(&pod, container.clone());
@@ -167,8 +167,15 @@ fn make_cgroup_ahead(app: &Arc<App>, container: &Arc<Container>, limits: Option<
         let _turn = container.turn.lock().await;
         let is_wanted = container.state() == ContainerState::Created
             && app.registry.container(record.id.as_str()).is_ok();
-        if is_wanted && let Err(error) = app.prepare_cgroup(&record.cgroup, limits).await {
-            tracing::debug!(cgroup = record.cgroup, %error, "no cgroup ahead of the start, which will tell why");
+        if !is_wanted {
+            return;
+        }
+        match app.prepare_cgroup(&record.cgroup, limits).await {
+            Ok(true) => container.has_cgroup(),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::debug!(cgroup = record.cgroup, %error, "no cgroup ahead of the start, which will tell why");
+            }
         }
     });
 }

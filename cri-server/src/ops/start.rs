@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::Spec;
 use runtime::protocol;
 
 use crate::app::{App, Place};
@@ -13,7 +13,7 @@ use crate::inflight::Progress;
 use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod};
 use crate::spec::PodFiles;
-use crate::spec::resources::updated;
+use crate::spec::resources::{specified, updated};
 use crate::supervisor::Supervisor;
 use crate::{Error, Result, logs, ops, time};
 
@@ -91,9 +91,11 @@ async fn launch(
         app.host.relabel(&files, record).await?;
     }
     progress.stage("cgroup and log");
-    let prepared = container.take_prepared();
-    let by_us = prepared.is_some();
-    let Prepared { spec, plan } = match prepared {
+    let Prepared {
+        spec,
+        plan,
+        has_cgroup,
+    } = match container.take_prepared() {
         Some(prepared) => prepared,
         // Created by a daemon before this one.
         None => app.prepare(pod, record, record.spec()?)?,
@@ -102,7 +104,7 @@ async fn launch(
         hooks::make_bundle(&app.config.state_dir, record, spec.clone()).await?;
     }
     // Side by side; and both to their ends, so that nothing is made after a failure was undone.
-    let (cgroup, log) = tokio::join!(cgroup_of(app, container, &spec, by_us), open_log(container));
+    let (cgroup, log) = tokio::join!(cgroup_of(app, container, &spec, has_cgroup), open_log(container));
     let (cgroup, log) = (cgroup?, log?);
     let plan = plan.seal().map_err(Error::io("seal", "launch plan"))?;
     progress.waiting("launch", "the container's own set-up");
@@ -116,24 +118,18 @@ async fn launch(
     Ok(supervisor.start(start, plan, log, cgroup.open_v2()?).await?)
 }
 
-/// The container's cgroup with the limits specified, or updated since: the one that was made with it, if this daemon
-/// made it and nothing has changed.
-async fn cgroup_of(app: &Arc<App>, container: &Container, spec: &Spec, by_us: bool) -> Result<Place> {
+/// The container's cgroup with the limits specified, or updated since: the one that was made ahead, if nothing has changed.
+async fn cgroup_of(app: &Arc<App>, container: &Container, spec: &Spec, made_ahead: bool) -> Result<Place> {
     let (path, resources) = (&container.record.cgroup, container.resources());
-    let specified = specified_limits(spec);
+    let specified = specified(spec);
     if resources != container.record.config.resources {
         let limits = updated(specified.unwrap_or_default(), &resources)?;
         return app.make_cgroup(path, Some(limits)).await;
     }
-    match app.prepared_cgroup(path)?.filter(|_| by_us) {
-        Some(ready) => Ok(ready),
-        None => app.make_cgroup(path, specified).await,
+    if made_ahead && let Some(ready) = app.prepared_cgroup(path)? {
+        return Ok(ready);
     }
-}
-
-/// What a specification limits the container to.
-pub fn specified_limits(spec: &Spec) -> Option<LinuxResources> {
-    spec.linux().as_ref().and_then(|linux| linux.resources().clone())
+    app.make_cgroup(path, specified).await
 }
 
 /// The protocol names files by text, and all of a cgroup's path is plain.

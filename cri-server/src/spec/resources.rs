@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxHugepageLimit, LinuxMemory,
-    LinuxResources,
+    LinuxResources, Spec,
 };
 
 use crate::container::{ContainerConfig, Device, Resources};
@@ -79,6 +79,11 @@ pub fn limits(resources: &Resources) -> Result<LinuxResources> {
         all.set_unified(Some(unified.collect()));
     }
     Ok(all)
+}
+
+/// What a specification limits its container to.
+pub fn specified(spec: &Spec) -> Option<LinuxResources> {
+    spec.linux().as_ref().and_then(|linux| linux.resources().clone())
 }
 
 /// A specification's resources with limits that were updated since it was made.

@@ -91,7 +91,7 @@ impl Supervisor {
             .iter()
             .filter_map(|(_, container)| container.phase.deadline());
         let kills = self.execs.iter().filter_map(|(_, exec)| exec.deadline());
-        let sweep = self.sweeping.as_ref().map(|sweeping| sweeping.next);
+        let sweep = self.sweep_at();
         drains
             .chain(kills)
             .chain(sweep)
@@ -115,7 +115,7 @@ impl Supervisor {
         if due(self.listener.deadline()) {
             self.listener.resume(&self.poll);
         }
-        if due(self.sweeping.as_ref().map(|sweeping| sweeping.next)) {
+        if due(self.sweep_at()) {
             self.sweep();
         }
     }
@@ -187,19 +187,19 @@ impl Supervisor {
         let Some(sweeping) = self.sweeping.take() else {
             return;
         };
-        // The child of a launch that goes on is not known yet, and must not be reaped as nobody's.
-        let left = if self.is_launching() {
-            Some(sweeping.left)
-        } else {
-            while sweep(|pid| self.knows(pid)) {}
-            sweeping.left.checked_sub(1)
-        };
-        if let Some(left) = left {
+        while sweep(|pid| self.knows(pid)) {}
+        if sweeping.left > 0 {
             self.sweeping = Some(Sweeping {
-                left,
+                left: sweeping.left - 1,
                 next: Instant::now() + SWEEP_PAUSE,
             });
         }
+    }
+
+    /// Not while a launch goes on, whose child is not known yet and must not be reaped as nobody's. Its end wakes the loop.
+    fn sweep_at(&self) -> Option<Instant> {
+        let sweeping = self.sweeping.as_ref()?;
+        (!self.is_launching()).then_some(sweeping.next)
     }
 
     fn is_launching(&self) -> bool {
