@@ -229,3 +229,16 @@ async fn the_namespace_outlives_the_store_only_with_containers() {
     store.close().await.unwrap();
     assert!(!place.mounts().exists());
 }
+
+#[tokio::test]
+async fn a_namespace_that_somebody_unpinned_is_made_anew() {
+    let place = Place::new();
+    let store = place.erofs().await;
+    let image = import(&store, "app:1", &app()).await;
+    lower(&store, &image, "c1").await;
+    for path in [place.mounts().join("ns"), place.mounts()] {
+        unmount(path, UnmountFlags::DETACH).unwrap();
+    }
+    let found = lower(&store, &image, "c2").await;
+    assert_ne!(device(&found[0]), device(&found[1]), "others find the layers there");
+}

@@ -12,6 +12,7 @@
 //! The namespace holds nothing else, nobody lives in it, and the host does not see its mounts. Being pinned it
 //! outlives the daemon; the next one goes on with the mounts it finds there.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -30,8 +31,16 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(crate) struct Mounts {
     at: PathBuf,
-    /// There as long as there are mounts. Locked for every change: two who want the same layer must not mount it twice.
-    pin: Mutex<Option<Pin>>,
+    /// Locked for every change: two who want the same layer must not mount it twice.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// There as long as there are mounts.
+    pin: Option<Pin>,
+    /// Clones of mounts that are in there, by name: entering the namespace takes a thread each time.
+    clones: HashMap<String, OwnedFd>,
 }
 
 impl Mounts {
@@ -48,9 +57,13 @@ impl Mounts {
                 None
             }
         };
+        let state = State {
+            pin,
+            ..State::default()
+        };
         Ok(Self {
             at: at.into(),
-            pin: Mutex::new(pin),
+            state: Mutex::new(state),
         })
     }
 
@@ -59,29 +72,40 @@ impl Mounts {
         Pin::file_in(&self.at)
     }
 
-    fn pin(&self) -> MutexGuard<'_, Option<Pin>> {
-        self.pin.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// A clone of a layer's mount, which is made if there is none. Blocks.
     pub(crate) fn get(&self, key: &LayerKey, image: &Path) -> Result<OwnedFd, Error> {
         let io = |errno: Errno| Error::io("mount", image)(errno.into());
-        let mut pin = self.pin();
-        let pin = match &mut *pin {
+        let mut state = self.state();
+        let State { pin, clones } = &mut *state;
+        if !pin.as_ref().is_some_and(Pin::is_pinned) {
+            // Containers would look for it in vain.
+            (*pin, *clones) = (None, HashMap::new());
+        }
+        let pin = match pin {
             Some(pin) => pin,
             none => none.insert(Pin::make(&self.at)?),
         };
-        if let Some(found) = pin.clone_of(key.as_str()).map_err(io)? {
-            return Ok(found);
+        let name = key.as_str();
+        if !clones.contains_key(name) {
+            let mounted = match pin.clone_of(name).map_err(io)? {
+                Some(found) => found,
+                None => pin.attach(name, mount_image(image).map_err(io)?).map_err(io)?,
+            };
+            clones.insert(name.to_owned(), mounted);
         }
-        let mount = mount_image(image).map_err(io)?;
-        pin.attach(key.as_str(), mount).map_err(io)
+        clones[name].try_clone().map_err(Error::io("mount", image))
     }
 
     /// Lets go of layers that are about to be discarded. Containers that still have one keep it.
     pub(crate) fn forget(&self, gone: impl Fn(&str) -> bool) {
-        let mut pin = self.pin();
-        let Some(found) = &*pin else { return };
+        let mut state = self.state();
+        let State { pin, clones } = &mut *state;
+        clones.retain(|name, _| !gone(name));
+        let Some(found) = pin else { return };
         let names = found.names().unwrap_or_default();
         let mut left = names.len();
         for name in names.into_iter().filter(|name| gone(name)) {

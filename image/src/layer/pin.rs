@@ -68,6 +68,11 @@ impl Pin {
         })
     }
 
+    /// Whether it is still there for others to enter.
+    pub(super) fn is_pinned(&self) -> bool {
+        matches!(pinned(&Self::file_in(&self.at)), Ok(Some(_)))
+    }
+
     /// Where it is pinned.
     pub(super) fn file_in(at: &Path) -> PathBuf {
         at.join(FILE)
