@@ -248,6 +248,8 @@ pub enum PodState {
     NotReady {
         /// When it left Ready.
         since: Nanos,
+        /// All that it held was given back, as far as this daemon knows.
+        released: bool,
     },
 }
 
@@ -336,12 +338,28 @@ impl Pod {
 
     /// Any state → NotReady; the time of the first transition is kept.
     pub fn stopped(&self, now: Nanos) -> Nanos {
+        self.not_ready(now, false)
+    }
+
+    /// As [`Self::stopped`], by who has given back all that it held.
+    pub fn released(&self, now: Nanos) -> Nanos {
+        self.not_ready(now, true)
+    }
+
+    fn not_ready(&self, now: Nanos, released: bool) -> Nanos {
         let mut since = now;
-        self.state.send_modify(|state| match state {
-            PodState::NotReady { since: first } => since = *first,
-            PodState::Ready(_) | PodState::Stopping(_) => *state = PodState::NotReady { since: now },
+        self.state.send_modify(|state| {
+            if let PodState::NotReady { since: first, .. } = state {
+                since = *first;
+            }
+            *state = PodState::NotReady { since, released };
         });
         since
+    }
+
+    /// Whether there is nothing to stop or to give back any more.
+    pub fn is_released(&self) -> bool {
+        matches!(&*self.state.borrow(), PodState::NotReady { released: true, .. })
     }
 
     /// What it may use in all.

@@ -93,18 +93,19 @@ async fn revive(app: &Arc<App>, stored: StoredPod, containers: Vec<StoredContain
         }
         pod
     };
+    // What an earlier daemon gave back is not known here: removal does it again.
+    let not_ready = |since| PodState::NotReady {
+        since,
+        released: false,
+    };
     match phase {
         PodPhase::Intent => forget(app, record).await,
         PodPhase::NotReady(since) => {
-            enter(
-                app,
-                fresh(record, PodState::NotReady { since }, network, None),
-                containers,
-            );
+            enter(app, fresh(record, not_ready(since), network, None), containers);
             Ok(())
         }
         PodPhase::Ready if record.boot_id != app.boot_id => {
-            let pod = fresh(record, PodState::NotReady { since: time::now() }, network, None);
+            let pod = fresh(record, not_ready(time::now()), network, None);
             let pod = enter(app, pod, containers);
             ops::exits::lose(app, &pod, "the node was rebooted").await
         }
@@ -118,7 +119,7 @@ async fn revive(app: &Arc<App>, stored: StoredPod, containers: Vec<StoredContain
             }
             Err(error) => {
                 tracing::error!(pod = %record.config.name, %error, "the pod's supervisor is not there any more");
-                let pod = fresh(record, PodState::NotReady { since: time::now() }, network, None);
+                let pod = fresh(record, not_ready(time::now()), network, None);
                 let pod = enter(app, pod, containers);
                 ops::exits::lose(app, &pod, "the pod's supervisor was killed").await
             }

@@ -131,7 +131,10 @@ mod tests {
         };
         Pod::new(
             record,
-            PodState::NotReady { since: 2 },
+            PodState::NotReady {
+                since: 2,
+                released: false,
+            },
             PodNetwork::default(),
             None,
         )

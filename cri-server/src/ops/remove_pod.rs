@@ -38,9 +38,12 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
         ops::remove::remove_container(&app, &pod, &container).await?;
     }
     progress.stage("files");
-    app.host
-        .remove_files(PodFiles::new(&app.config.state_dir, pod.id()))
-        .await?;
+    let (cleared, left) = tokio::join!(
+        app.host
+            .remove_files(PodFiles::new(&app.config.state_dir, pod.id())),
+        app.remove_supervisor_cgroup(pod.id()),
+    );
+    cleared.and(left)?;
     progress.stage("record");
     app.store.remove_pod(pod.id()).await?;
     app.registry.remove_pod(&pod);

@@ -36,6 +36,9 @@ pub async fn stop_pod(app: &Arc<App>, pod: &Arc<Pod>) -> Result<()> {
 }
 
 async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
+    if pod.is_released() {
+        return Ok(());
+    }
     let progress = app
         .operations
         .enter("StopPodSandbox", pod.record.config.name.to_string());
@@ -52,21 +55,30 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
     progress.waiting("network, supervisor, mounts and cgroup", "the pod network");
     let (detached, left, unmounted, removed) = tokio::join!(
         detach(&app, &pod),
-        leave(&app, &pod),
+        leave(&pod),
         app.host
             .release_mounts(PodFiles::new(&app.config.state_dir, pod.id())),
         app.remove_cgroup(&pod.record.cgroup),
     );
     detached.and(left).and(unmounted).and(removed)?;
 
-    progress.stage("record");
     let now = time::now();
-    let since = pod.stopped(now);
-    app.store.pod_phase(pod.id(), PodPhase::NotReady(since)).await?;
     // A stop that is repeated happened before.
+    let since = pod.released(now);
+    // Not waited for: that its supervisor is gone says the same to the next daemon.
+    let recorded = app.store.pod_phase(pod.id(), PodPhase::NotReady(since));
     if since == now {
         app.events.pod(&pod, Happened::Stopped);
     }
+    crate::task::spawn(async move {
+        if let Err(error) = recorded.await {
+            tracing::error!(pod = %pod.record.config.name, %error, "could not record a stop");
+        }
+        // The removal of the pod does it again, and tells.
+        if let Err(error) = app.remove_supervisor_cgroup(pod.id()).await {
+            tracing::warn!(pod = %pod.record.config.name, %error, "the supervisor's cgroup stays for now");
+        }
+    });
     Ok(())
 }
 
@@ -79,12 +91,12 @@ async fn detach(app: &App, pod: &Pod) -> Result<()> {
 }
 
 /// Lets the supervisor go.
-async fn leave(app: &App, pod: &Pod) -> Result<()> {
-    if let Some(supervisor) = pod.supervisor() {
-        match supervisor.shutdown().await {
-            Ok(()) | Err(crate::supervisor::Error::Gone) => {}
-            Err(error) => return Err(error.into()),
-        }
+async fn leave(pod: &Pod) -> Result<()> {
+    let Some(supervisor) = pod.supervisor() else {
+        return Ok(());
+    };
+    match supervisor.shutdown().await {
+        Ok(()) | Err(crate::supervisor::Error::Gone) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    app.remove_supervisor_cgroup(pod.id()).await
 }

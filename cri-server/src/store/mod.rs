@@ -180,16 +180,15 @@ impl Store {
             .await
     }
 
-    /// Records another phase of a pod.
+    /// Records another phase of a pod: at once in the order of calls, whether or not the caller stays to hear of it.
     ///
     /// # Errors
     /// What SQLite answers.
-    pub async fn pod_phase(&self, id: &PodId, phase: PodPhase) -> Result<()> {
+    pub fn pod_phase(&self, id: &PodId, phase: PodPhase) -> impl Future<Output = Result<()>> + Send + use<> {
         self.execute(
             "UPDATE pods SET phase = ? WHERE id = ?",
             (encode(&phase), id.to_string()),
         )
-        .await
     }
 
     /// Forgets a pod.
