@@ -19,12 +19,18 @@ trap 'rm -rf "$share"' EXIT
 mkdir "$share/deps"
 cp -a "$built/crisp" "$built/crisp-pod" "$built/probe" "$built/conformance" "$built/conformance.test" "$built/ginkgo" \
     "$built/conformance-parts" "$share/"
-# Under their plain names; the newest where cargo has left several.
+# Under their plain names; the newest where cargo has left several. Other crates have programs of the same names: what cargo
+# built them from tells.
 for test in "$here"/../tests/*; do
     name=$(basename "$test" .rs)
-    program=$(ls -t "$built/deps/$name"-* 2>/dev/null | grep -v '\.' | head -n 1 || true)
     # One that is missing there fails there.
-    [ -z "$program" ] || cp -a "$program" "$share/deps/$name"
+    for sources in $(ls -t "$built/deps/$name"-*.d 2>/dev/null); do
+        program=${sources%.d}
+        if [ -x "$program" ] && grep -q "test-e2e/tests/$name[./]" "$sources"; then
+            cp -a "$program" "$share/deps/$name"
+            break
+        fi
+    done
 done
 # What they carry for debuggers is most of them.
 strip "$share/crisp" "$share/crisp-pod" "$share/probe" "$share/conformance" "$share/conformance.test" "$share/ginkgo" \
