@@ -240,5 +240,9 @@ async fn a_namespace_that_somebody_unpinned_is_made_anew() {
         unmount(path, UnmountFlags::DETACH).unwrap();
     }
     let found = lower(&store, &image, "c2").await;
-    assert_ne!(device(&found[0]), device(&found[1]), "others find the layers there");
+    assert_ne!(
+        device(&found[0]),
+        device(&found[1]),
+        "others find the layers there"
+    );
 }
