@@ -82,6 +82,28 @@ async fn after_restart_address(server: &Server, pod: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_stop_that_was_answered_holds_whenever_the_daemon_is_killed() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    for round in 0..10 {
+        let pod = server.run_pod(&format!("stopped-{round}")).await;
+        pod.start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+            .await;
+        server.client.stop_pod(&pod.id).await.unwrap();
+        server.kill9().await;
+        server.restart().await;
+        let after = server.client.pod_status(&pod.id).await.unwrap();
+        assert_eq!(after.state(), PodSandboxState::SandboxNotready);
+        let [container] = &server.client.containers().await.unwrap()[..] else {
+            panic!("its container is still known")
+        };
+        assert_eq!(container.state(), ContainerState::ContainerExited);
+        server.client.remove_pod(&pod.id).await.unwrap();
+    }
+    server.close().await;
+}
+
+#[tokio::test]
 async fn what_ended_meanwhile_has_its_true_code() {
     let mut server = Server::start().await;
     let image = server.busybox().await;

@@ -7,7 +7,7 @@
 //! | Verb | Steps |
 //! |---|---|
 //! | [`run_pod`] | record intent → cgroup → files → supervisor and namespaces → network → record ready |
-//! | [`stop_pod`] | stop containers → network → supervisor → files' mounts → cgroup → record |
+//! | [`stop_pod`] | stop containers → network, supervisor, files' mounts and cgroup; behind the answer the record |
 //! | [`remove_pod`] | stop → remove containers → files → record |
 //! | [`create`] | image → writable layer → specification → record; no process |
 //! | [`start`] | cgroup → launch plan → log → one message to the supervisor → record |

@@ -81,7 +81,9 @@ impl Mounts {
         let io = |errno: Errno| Error::io("mount", image)(errno.into());
         let mut state = self.state();
         let State { pin, clones } = &mut *state;
-        if !pin.as_ref().is_some_and(Pin::is_pinned) {
+        if let Some(lost) = pin
+            && !lost.is_pinned().map_err(io)?
+        {
             // Containers would look for it in vain.
             (*pin, *clones) = (None, HashMap::new());
         }

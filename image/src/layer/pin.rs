@@ -69,8 +69,8 @@ impl Pin {
     }
 
     /// Whether it is still there for others to enter.
-    pub(super) fn is_pinned(&self) -> bool {
-        matches!(pinned(&Self::file_in(&self.at)), Ok(Some(_)))
+    pub(super) fn is_pinned(&self) -> Result<bool> {
+        pinned(&Self::file_in(&self.at)).map(|found| found.is_some())
     }
 
     /// Where it is pinned.
