@@ -135,6 +135,10 @@ struct Table {
     /// How many have begun.
     begun: watch::Sender<u64>,
     rows: HashMap<u64, Operation>,
+    /// How many are under way that are not listed.
+    brief: usize,
+    /// When the last of those has ended.
+    brief_until: Option<Instant>,
 }
 
 /// One operation in flight.
@@ -187,11 +191,51 @@ impl Operations {
         }
     }
 
+    /// Notes an operation that is not listed, and no reason to call the daemon busy, until the guard is dropped.
+    pub fn enter_briefly(&self) -> Brief {
+        lock(&self.table).brief += 1;
+        Brief {
+            table: self.table.clone(),
+        }
+    }
+
+    /// Waits until nothing at all has been under way for so long.
+    pub async fn lull(&self, duration: Duration) {
+        loop {
+            self.rest(duration).await;
+            let left = {
+                let table = lock(&self.table);
+                let since = table.brief_until.map_or(duration, |until| until.elapsed());
+                match table.brief {
+                    0 => duration.saturating_sub(since),
+                    _ => duration,
+                }
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
     /// All operations, the oldest first.
     pub fn list(&self) -> Vec<Operation> {
         let mut rows: Vec<_> = lock(&self.table).rows.values().cloned().collect();
         rows.sort_by_key(|o| o.since);
         rows
+    }
+}
+
+/// An operation that is not listed.
+pub struct Brief {
+    table: Arc<Mutex<Table>>,
+}
+
+impl Drop for Brief {
+    fn drop(&mut self) {
+        let mut table = lock(&self.table);
+        table.brief -= 1;
+        table.brief_until = Some(Instant::now());
     }
 }
 
@@ -293,6 +337,19 @@ mod tests {
         let crashed = inflight.run(1, || async { panic!("on purpose") }).await;
         assert!(matches!(*crashed.unwrap_err(), Error::Crashed));
         assert_eq!(inflight.run(1, || async { Ok(5) }).await.unwrap(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lull_waits_for_what_is_not_listed_too() {
+        let operations = Operations::default();
+        let brief = operations.enter_briefly();
+        let lull = operations.lull(Duration::from_millis(5));
+        let mut lull = std::pin::pin!(lull);
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut lull).await;
+        assert!(early.is_err() && operations.list().is_empty());
+        drop(brief);
+        std::thread::sleep(Duration::from_millis(5));
+        lull.await;
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Spares {
         let app = app.clone();
         crate::task::spawn(async move {
             // Too late is better than never: a busy node has use for it, too.
-            let _ = tokio::time::timeout(PATIENCE, app.operations.rest(QUIET)).await;
+            let _ = tokio::time::timeout(PATIENCE, app.operations.lull(QUIET)).await;
             app.spares.waiting.store(false, Ordering::Release);
             make_unless_there(&app).await;
             // The last pod may have gone meanwhile, and another be about to come.

@@ -31,6 +31,8 @@ pub async fn exec(app: &Arc<App>, request: v1::ExecSyncRequest) -> Result<v1::Ex
         return Err(Error::invalid("timeout", "must not be negative; 0 means none"));
     }
     let supervisor = pod.ready()?;
+    // Probes come all the time: that is not listed, but whatever can wait leaves the processors to it.
+    let _brief = app.operations.enter_briefly();
     let (process, args) = spec::exec(&container.record, &request.cmd, false)?;
     let plan = app.exec_plan(&container.record, &process, args)?;
     let cgroup = app.cgroups.open(&container.record.cgroup)?.open_v2()?;
