@@ -246,7 +246,10 @@ impl Cgroup {
         let mut made = tree::Made::default();
         let outcome = self
             .members()
-            .try_for_each(|hierarchy| tree::create(hierarchy, &self.path, &settings, &mut made))
+            .try_for_each(|hierarchy| {
+                give_way();
+                tree::create(hierarchy, &self.path, &settings, &mut made)
+            })
             .and_then(|()| limits::write(&settings, &self.path))
             .and_then(|()| self.guard_devices(resources));
         if outcome.is_err() {
@@ -335,6 +338,7 @@ impl Cgroup {
     pub fn remove(&self) -> Result<(), CgroupError> {
         let mut failed = None;
         for hierarchy in self.members() {
+            give_way();
             if let Err(error) = tree::remove(&hierarchy.mount.join(&self.path)) {
                 failed.get_or_insert(error);
             }
@@ -404,6 +408,12 @@ fn checked(path: &str, may_be_empty: bool) -> Result<PathBuf, CgroupError> {
         return refuse("is too long");
     }
     Ok(clean)
+}
+
+/// Lets others have the processor: making and removing are long for a system call, there are ten of them on v1, mostly in
+/// the background, and the kernel would let somebody who was woken meanwhile, for whom a call waits, wait for all of them.
+fn give_way() {
+    std::thread::yield_now();
 }
 
 /// One write to a file that exists.
