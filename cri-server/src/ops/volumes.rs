@@ -124,7 +124,8 @@ pub fn declared(
 /// # Errors
 /// [`Error::Io`] naming the path.
 pub async fn make_missing_sources(app: &App, record: &ContainerRecord, progress: &Progress) -> Result<()> {
-    for mount in record.config.mounts.iter().filter(|mount| mount.image.is_none()) {
+    let of_node = record.config.mounts.iter().filter(|mount| mount.image.is_none());
+    for mount in of_node.filter(|mount| !app.host.has_source(&mount.host_path)) {
         progress.waiting("volumes", format!("the file system of {}", mount.host_path));
         app.host.make_missing_source(&mount.host_path).await?;
     }
