@@ -28,9 +28,11 @@ use crate::store::Store;
 use crate::streaming::Streaming;
 use crate::{Error, Result};
 
+pub use ahead::Wanted;
 pub use cgroups::{Cgroups, Place};
 pub use features::Features;
 
+mod ahead;
 mod cgroups;
 mod features;
 mod images;
@@ -170,11 +172,7 @@ impl App {
             hooks: Some(crate::hooks::context(&self.config.state_dir, &record.id)),
         };
         let plan = LaunchPlan::from_spec(&spec, &context)?.filtered(filter(record));
-        Ok(Prepared {
-            spec,
-            plan,
-            has_cgroup: false,
-        })
+        Ok(Prepared { spec, plan })
     }
 
     /// The plan of an exec, sealed.

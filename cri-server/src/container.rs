@@ -5,11 +5,12 @@
 //!      └────── failed start (128) ─────────▲
 //! ```
 
+mod ahead;
 mod config;
 mod profile;
 mod update;
 
-use std::sync::PoisonError;
+use std::sync::{OnceLock, PoisonError};
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ use crate::stats::Meter;
 use crate::time::Nanos;
 use crate::{Error, Result};
 
+pub use ahead::Ahead;
 pub use config::{
     ContainerConfig, ContainerName, Device, GroupsPolicy, ImageVolume, Mount, Propagation, Resources, RunAs,
     Security,
@@ -278,8 +280,6 @@ pub struct Prepared {
     pub spec: oci_spec::runtime::Spec,
     /// What follows from it.
     pub plan: runtime::launch::LaunchPlan,
-    /// Its cgroup is there, with the limits specified.
-    pub has_cgroup: bool,
 }
 
 /// A container and its state.
@@ -290,6 +290,10 @@ pub struct Container {
     resources: std::sync::Mutex<Resources>,
     /// Until it is started. What was created by an earlier daemon has none.
     prepared: std::sync::Mutex<Option<Box<Prepared>>>,
+    /// Whether its specification has hooks, once that is known.
+    pub has_hooks: OnceLock<bool>,
+    /// Its cgroup, as far as this daemon has made it ahead of the start.
+    pub ahead: Option<Ahead>,
     /// Held by whoever starts or removes it: those two exclude each other.
     pub turn: Mutex<()>,
     /// The deadline of the stop that is under way; a further stop may only bring it forward.
@@ -306,6 +310,8 @@ impl Container {
             record,
             state: watch::Sender::new(state),
             prepared: std::sync::Mutex::default(),
+            has_hooks: OnceLock::new(),
+            ahead: None,
             turn: Mutex::new(()),
             stop_by: watch::Sender::new(None),
             meter: Meter::default(),
@@ -314,16 +320,12 @@ impl Container {
 
     /// With what its start needs.
     #[must_use]
-    pub fn prepared(self, prepared: Prepared) -> Self {
+    pub fn prepared(self, prepared: Prepared, ahead: Ahead) -> Self {
+        let _ = self.has_hooks.set(crate::hooks::has_any(&prepared.spec));
         *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(prepared));
-        self
-    }
-
-    /// Its cgroup is there, with the limits specified.
-    pub fn has_cgroup(&self) {
-        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(prepared) = prepared.as_mut() {
-            prepared.has_cgroup = true;
+        Self {
+            ahead: Some(ahead),
+            ..self
         }
     }
 

@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::container::ContainerRecord;
+use crate::container::{Container, ContainerRecord};
 use crate::ids::ContainerId;
 use crate::{Error, Result};
 
@@ -105,9 +105,17 @@ struct Hooked {
 
 /// Runs the hooks of a moment. What goes wrong is logged: the container has started, or ended, all the same (OCI runtime
 /// spec, "Lifecycle").
-pub async fn run(state_dir: &Path, record: &ContainerRecord, moment: Moment) {
+pub async fn run(state_dir: &Path, container: &Container, moment: Moment) {
+    // Looking through a specification takes as long as some calls in all.
+    if container.has_hooks.get() == Some(&false) {
+        return;
+    }
+    let record = &container.record;
     let Ok(spec) = record.part::<Hooked>() else { return };
-    let Some(hooks) = &spec.hooks else { return };
+    let Some(hooks) = &spec.hooks else {
+        let _ = container.has_hooks.set(false);
+        return;
+    };
     let (list, status, pid) = match moment {
         Moment::Started { pid } => (hooks.poststart(), "running", Some(pid)),
         Moment::Stopped => (hooks.poststop(), "stopped", None),

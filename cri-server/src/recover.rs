@@ -56,6 +56,7 @@ pub async fn recover(app: &Arc<App>) -> Result<()> {
         .map(|c| c.record.id.to_string())
         .chain(unreadable)
         .collect();
+    let cgroups: Vec<_> = pods.iter().map(|pod| pod.record.cgroup.clone()).collect();
     let mut by_pod = std::collections::HashMap::<PodId, Vec<StoredContainer>>::new();
     for container in containers {
         by_pod
@@ -73,8 +74,8 @@ pub async fn recover(app: &Arc<App>) -> Result<()> {
         }
     }
     // Before the first call: a container that is being made owns its layer before it is recorded.
-    if let Err(error) = app.collect_snapshots(&owners).await {
-        tracing::warn!(%error, "could not collect writable layers that nobody owns");
+    if let Err(error) = app.collect_unrecorded(&owners, &cgroups).await {
+        tracing::warn!(%error, "could not collect what nobody owns of containers");
     }
     Ok(())
 }

@@ -118,6 +118,18 @@ impl Store {
         blocking("prepare a snapshot", move || inner.prepare(&image, &key)).await
     }
 
+    /// As [`Store::prepare`] and then [`Store::make_volumes`], on the calling thread, which waits for the disk.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn prepare_here(&self, image: &ImageId, key: &str, volumes: usize) -> Result<Snapshot, Error> {
+        let snapshot = self.inner.prepare(image, key)?;
+        for number in 0..volumes {
+            create_dir(&self.volume_path(key, number), 0o755)?;
+        }
+        Ok(snapshot)
+    }
+
     /// A snapshot made before (also by a former life of the store).
     ///
     /// # Errors

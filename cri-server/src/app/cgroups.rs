@@ -249,20 +249,6 @@ impl App {
         blocking(move || Ok(cgroup.create(None)?)).await
     }
 
-    /// Makes a container's cgroup with its limits ahead of its start; `false` where systemd keeps it, for which it is there
-    /// only while a process is in it.
-    ///
-    /// # Errors
-    /// [`Error::Cgroup`]; what was made is removed again.
-    pub async fn prepare_cgroup(&self, path: &str, limits: Option<LinuxResources>) -> Result<bool> {
-        let cgroup = self.cgroups.open(path)?;
-        if Scope::of(&cgroup).is_some() {
-            return Ok(false);
-        }
-        blocking(move || Ok(cgroup.create(limits.as_ref())?)).await?;
-        Ok(true)
-    }
-
     /// A container's cgroup that was made ahead; `None` when somebody has removed it since. Looking at the kernel's own
     /// directories waits for no disk.
     ///

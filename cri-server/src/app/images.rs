@@ -194,18 +194,26 @@ impl App {
         })
     }
 
-    /// Removes writable layers that no container owns: a daemon that was killed while it made a
-    /// container told nobody of it.
+    /// Removes writable layers that no container owns, and the cgroups of their names beside those of `pods`: a daemon that
+    /// was killed while it made a container told nobody of it.
     ///
     /// # Errors
-    /// [`Error::Image`] of the first that cannot be removed.
-    pub async fn collect_snapshots(&self, owners: &std::collections::HashSet<String>) -> Result<()> {
+    /// [`Error::Image`] and [`Error::Cgroup`] of the first that cannot be removed.
+    pub async fn collect_unrecorded(
+        &self,
+        owners: &std::collections::HashSet<String>,
+        pods: &[String],
+    ) -> Result<()> {
         for orphan in self
             .images
             .snapshots()
             .into_iter()
             .filter(|key| !owners.contains(owner(key)))
         {
+            // First, since it is the layer that tells of it.
+            if let Some(id) = ContainerId::parse(&orphan) {
+                self.remove_unrecorded_cgroup(&id, pods).await?;
+            }
             self.images.remove_snapshot(&orphan).await?;
         }
         Ok(())

@@ -1,18 +1,19 @@
 //! CreateContainer: everything but a process.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cri_api::v1;
-use oci_spec::runtime::LinuxResources;
+use image::Image;
 
-use crate::app::App;
-use crate::container::{Container, ContainerConfig, ContainerRecord, ContainerState, Prepared};
+use crate::app::{App, Wanted};
+use crate::container::{Ahead, Container, ContainerConfig, ContainerRecord, ContainerState, Prepared};
 use crate::ids::ContainerId;
 use crate::inflight::Progress;
 use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod};
 use crate::spec::resources::specified;
-use crate::spec::{self, Ingredients, PodFiles};
+use crate::spec::{self, ContainerSpec, Ingredients, PodFiles};
 use crate::undo::Undo;
 use crate::{Error, Result, cdi, convert, ops, time};
 
@@ -52,14 +53,12 @@ async fn make_or_find(app: Arc<App>, pod: Arc<Pod>, config: ContainerConfig) -> 
     );
     let mut undo = Undo::default();
     match make(&app, &pod, config, &progress, &mut undo).await {
-        Ok((record, prepared)) => {
+        Ok((record, prepared, ahead)) => {
             undo.commit();
             let id = record.id.clone();
-            let limits = specified(&prepared.spec);
-            let container = Container::new(record, ContainerState::Created).prepared(prepared);
+            let container = Container::new(record, ContainerState::Created).prepared(prepared, ahead);
             let container = Arc::new(container);
             app.registry.insert_container(&pod, container.clone());
-            make_cgroup_ahead(&app, &container, limits);
             app.events.container(&pod, &container, Happened::Created);
             Ok(id)
         }
@@ -77,55 +76,47 @@ async fn make(
     config: ContainerConfig,
     progress: &Progress,
     undo: &mut Undo,
-) -> Result<(ContainerRecord, Prepared)> {
+) -> Result<(ContainerRecord, Prepared, Ahead)> {
     pod.ready()?;
     agree(pod, &config)?;
     can_be_had(app, &config)?;
     progress.stage("image");
     let image = app.image(&config.image)?;
     let id = ContainerId::generate().map_err(Error::io("read", "/dev/urandom"))?;
-
     let shown = ops::volumes::shown_images(app, &config).await?;
 
     progress.stage("specification");
-    let defaults = &image.config.process;
-    let declared = ops::volumes::declared(app, &id, defaults, &config)?;
-    let databases = app.user_databases(&image).await?;
-    let files = PodFiles::new(&app.config.state_dir, pod.id());
+    let declared = ops::volumes::declared(app, &id, &image.config.process, &config)?;
     let cgroup = app.cgroups.of_container(&pod.record.cgroup, &id)?;
-    let confined = app.confinement.of(&config.security, &pod.record).await?;
-    let ingredients = Ingredients {
-        id: &id,
-        pod: &pod.record,
-        config: &config,
-        image: defaults,
-        databases: &databases,
-        files: &files,
-        cgroup: &app.cgroups.in_oci(&cgroup)?,
-        limits: &app.config.limits,
-        held: app.confinement.held(),
-        confined: &confined,
-        target: pid_target(app, pod, &config)?,
-        declared: &declared,
-    };
-    let build = || {
-        let mut built = spec::build(&ingredients)?;
-        cdi::inject(&app.config.cdi_dirs, &config, &mut built)?;
-        Ok::<_, Error>(built)
-    };
-    // Devices and their specifications are files of the node; without any, nothing here waits for a disk.
-    let built = match has_devices(&config)? {
-        true => tokio::task::block_in_place(build)?,
-        false => build()?,
-    };
-    let seccomp = app.confinement.seccomp(&config.security, &built.spec).await?;
+    let built = specify(app, pod, &config, &image, (&id, &cgroup, &declared)).await?;
 
+    progress.stage("writable layer and record");
+    let (cleanup, gone) = (app.clone(), id.clone());
+    undo.push("writable layer", async move {
+        Ok(cleanup.images.remove_snapshot(gone.as_str()).await?)
+    });
+    let (layer, ahead) = app.make_ahead(Wanted {
+        id: id.clone(),
+        image: image.id.clone(),
+        volumes: declared.len(),
+        cgroup: cgroup.clone(),
+        limits: specified(&built.spec),
+    })?;
+    let (cleanup, path, begun) = (app.clone(), cgroup.clone(), ahead.clone());
+    undo.push("cgroup", async move {
+        begun.settled().await;
+        cleanup.remove_cgroup(&path).await
+    });
+    let seccomp = app.confinement.seccomp(&config.security, &built.spec).await?;
     let record = ContainerRecord {
         pod: pod.id().clone(),
         created_at: time::now(),
         image_id: image.id.to_string(),
         log_path: log_path(pod, &config),
-        stop_signal: stop_signal(&config, defaults.stop_signal.as_deref().unwrap_or_default())?,
+        stop_signal: stop_signal(
+            &config,
+            image.config.process.stop_signal.as_deref().unwrap_or_default(),
+        )?,
         identity: built.identity,
         spec: serde_json::to_string(&built.spec)
             .map_err(|e| Error::io("encode", "specification")(std::io::Error::other(e)))?,
@@ -137,47 +128,57 @@ async fn make(
         config,
         id,
     };
-    progress.stage("writable layer");
-    let (cleanup, gone) = (app.clone(), record.id.clone());
-    undo.push("writable layer", async move {
-        Ok(cleanup.images.remove_snapshot(gone.as_str()).await?)
-    });
-    app.images.prepare(&image.id, record.id.as_str()).await?;
-    app.images
-        .make_volumes(record.id.as_str(), declared.len())
-        .await?;
+    layer.await.unwrap_or(Err(Error::Crashed))?;
     ops::volumes::hold_images(app, &record, &shown, undo).await?;
-
-    // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
-    let prepared = app.prepare(pod, &record, built.spec)?;
-
-    progress.stage("record");
     // A pod that is being stopped takes no new container; its removal must not miss one.
     pod.ready()?;
-    app.store.insert_container(&record).await?;
-    Ok((record, prepared))
+    // All is there that a start needs, so that whoever asks again may be given this container.
+    let recorded = app.store.insert_container(&record);
+    let (cleanup, gone) = (app.clone(), record.id.clone());
+    undo.push("record", async move {
+        Ok(cleanup.store.remove_container(&gone).await?)
+    });
+    // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
+    let prepared = app.prepare(pod, &record, built.spec)?;
+    recorded.await?;
+    pod.ready()?;
+    Ok((record, prepared, ahead))
 }
 
-/// Makes the container's cgroup behind the answer, for the start that comes next: on v1 it is a directory in each of ten
-/// hierarchies. The record is there already, so that whoever removes the container knows of it.
-fn make_cgroup_ahead(app: &Arc<App>, container: &Arc<Container>, limits: Option<LinuxResources>) {
-    let (app, container) = (app.clone(), container.clone());
-    crate::task::spawn(async move {
-        let record = &container.record;
-        let _turn = container.turn.lock().await;
-        let is_wanted = container.state() == ContainerState::Created
-            && app.registry.container(record.id.as_str()).is_ok();
-        if !is_wanted {
-            return;
-        }
-        match app.prepare_cgroup(&record.cgroup, limits).await {
-            Ok(true) => container.has_cgroup(),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::debug!(cgroup = record.cgroup, %error, "no cgroup ahead of the start, which will tell why");
-            }
-        }
-    });
+/// Puts the specification together from the request, the image and the node.
+async fn specify(
+    app: &Arc<App>,
+    pod: &Arc<Pod>,
+    config: &ContainerConfig,
+    image: &Image,
+    (id, cgroup, declared): (&ContainerId, &str, &[(PathBuf, String)]),
+) -> Result<ContainerSpec> {
+    let databases = app.user_databases(image).await?;
+    let confined = app.confinement.of(&config.security, &pod.record).await?;
+    let ingredients = Ingredients {
+        id,
+        pod: &pod.record,
+        config,
+        image: &image.config.process,
+        databases: &databases,
+        files: &PodFiles::new(&app.config.state_dir, pod.id()),
+        cgroup: &app.cgroups.in_oci(cgroup)?,
+        limits: &app.config.limits,
+        held: app.confinement.held(),
+        confined: &confined,
+        target: pid_target(app, pod, config)?,
+        declared,
+    };
+    let build = || {
+        let mut built = spec::build(&ingredients)?;
+        cdi::inject(&app.config.cdi_dirs, config, &mut built)?;
+        Ok::<_, Error>(built)
+    };
+    // Devices and their specifications are files of the node; without any, nothing here waits for a disk.
+    match has_devices(config)? {
+        true => tokio::task::block_in_place(build),
+        false => build(),
+    }
 }
 
 fn has_devices(config: &ContainerConfig) -> Result<bool> {

@@ -84,9 +84,9 @@ pub async fn finish(
         reason = exit.reason.as_str(),
         "container ended"
     );
-    hooks::run(&app.config.state_dir, record, Moment::Stopped).await;
+    hooks::run(&app.config.state_dir, container, Moment::Stopped).await;
     // Nothing runs in it any more; what is left of it is removed with the container.
-    if let Err(error) = app.remove_cgroup(&record.cgroup).await {
+    if let Err(error) = app.remove_cgroup_of(container).await {
         tracing::warn!(cgroup = record.cgroup, %error, "cgroup of an ended container stays until its removal");
     }
     Ok(())

@@ -51,7 +51,7 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
     };
     let ((), cgroup, layers, bundle) = tokio::join!(
         forget,
-        app.remove_cgroup(&container.record.cgroup),
+        app.remove_cgroup_of(&container),
         app.remove_layers(&container.record),
         crate::hooks::remove_bundle(app.config.state_dir.clone(), id.clone()),
     );

@@ -67,7 +67,7 @@ async fn begin(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
             let moment = Moment::Started {
                 pid: started.process.pid,
             };
-            hooks::run(&app.config.state_dir, &container.record, moment).await;
+            hooks::run(&app.config.state_dir, &container, moment).await;
             Ok(())
         }
         Err(error) => {
@@ -91,11 +91,7 @@ async fn launch(
         app.host.relabel(&files, record).await?;
     }
     progress.stage("cgroup and log");
-    let Prepared {
-        spec,
-        plan,
-        has_cgroup,
-    } = match container.take_prepared() {
+    let Prepared { spec, plan } = match container.take_prepared() {
         Some(prepared) => prepared,
         // Created by a daemon before this one.
         None => app.prepare(pod, record, record.spec()?)?,
@@ -104,9 +100,12 @@ async fn launch(
         hooks::make_bundle(&app.config.state_dir, record, spec.clone()).await?;
     }
     // Side by side; and both to their ends, so that nothing is made after a failure was undone.
-    let (cgroup, log) = tokio::join!(cgroup_of(app, container, &spec, has_cgroup), open_log(container));
-    let (cgroup, log) = (cgroup?, log?);
-    let plan = plan.seal().map_err(Error::io("seal", "launch plan"))?;
+    let (log, sealed, cgroup) = tokio::join!(
+        open_log(container),
+        async { plan.seal().map_err(Error::io("seal", "launch plan")) },
+        cgroup_of(app, container, &spec),
+    );
+    let (log, plan, cgroup) = (log?, sealed?, cgroup?);
     progress.waiting("launch", "the container's own set-up");
     let mut start = protocol::StartContainer::new(record.wire_id()?);
     start.tty = record.config.tty;
@@ -119,14 +118,18 @@ async fn launch(
 }
 
 /// The container's cgroup with the limits specified, or updated since: the one that was made ahead, if nothing has changed.
-async fn cgroup_of(app: &Arc<App>, container: &Container, spec: &Spec, made_ahead: bool) -> Result<Place> {
+async fn cgroup_of(app: &Arc<App>, container: &Container, spec: &Spec) -> Result<Place> {
+    let is_made = match &container.ahead {
+        Some(ahead) => ahead.settled().await,
+        None => false,
+    };
     let (path, resources) = (&container.record.cgroup, container.resources());
     let specified = specified(spec);
     if resources != container.record.config.resources {
         let limits = updated(specified.unwrap_or_default(), &resources)?;
         return app.make_cgroup(path, Some(limits)).await;
     }
-    if made_ahead && let Some(ready) = app.prepared_cgroup(path)? {
+    if is_made && let Some(ready) = app.prepared_cgroup(path)? {
         return Ok(ready);
     }
     app.make_cgroup(path, specified).await

@@ -199,11 +199,14 @@ impl Store {
         self.forget("DELETE FROM pods WHERE id = ?", id.as_str()).await
     }
 
-    /// Records a container that has just been made.
+    /// Records a container that is being made: from this call on, after whatever is to be recorded already.
     ///
     /// # Errors
     /// What SQLite answers, also when its pod has a container of that name already.
-    pub async fn insert_container(&self, container: &ContainerRecord) -> Result<()> {
+    pub fn insert_container(
+        &self,
+        container: &ContainerRecord,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
         let row = (
             container.id.to_string(),
             container.pod.to_string(),
@@ -215,7 +218,6 @@ impl Store {
             "INSERT INTO containers (id, pod, name, record, state) VALUES (?, ?, ?, ?, ?)",
             row,
         )
-        .await
     }
 
     /// Records a container's new state: from this call on, after whatever is to be recorded already.
