@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use k8s_cri::v1::{ContainerState, PodSandboxState};
 use test_e2e::eventually::until;
 use test_e2e::harness::Server;
+use test_e2e::leaks::Trace;
 use test_e2e::specs::Container;
 
 fn alive(pid: u32) -> bool {
@@ -218,6 +219,48 @@ async fn a_kill_in_the_middle_leaves_nothing_half_made() {
             server.client.remove_pod(&pod.id).await.unwrap();
         }
     }
+    server.close().await;
+}
+
+#[tokio::test]
+async fn what_was_made_of_a_container_before_its_record_goes() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("unrecorded").await;
+    let id = pod
+        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    server.kill9().await;
+    // As a daemon leaves it that is killed right before it records a container.
+    let unrecorded = "f".repeat(64);
+    let layers = server.data_dir().join("rw");
+    std::fs::create_dir_all(layers.join(&unrecorded).join("fs")).unwrap();
+    std::fs::copy(
+        layers.join(&id).join("image"),
+        layers.join(&unrecorded).join("image"),
+    )
+    .unwrap();
+    let mut cgroups = 0;
+    for trace in server.traces() {
+        if let Trace::Cgroup(path) = trace
+            && path.ends_with(&id)
+        {
+            std::fs::create_dir(path.with_file_name(&unrecorded)).unwrap();
+            cgroups += 1;
+        }
+    }
+    assert!(cgroups > 0, "a container has a cgroup");
+    server.restart().await;
+    let left: Vec<_> = server
+        .traces()
+        .into_iter()
+        .map(|trace| trace.to_string())
+        .collect();
+    assert!(!left.iter().any(|trace| trace.contains(&unrecorded)), "{left:#?}");
+    assert!(
+        left.iter()
+            .any(|trace| trace.starts_with("cgroup ") && trace.ends_with(&id))
+    );
     server.close().await;
 }
 
