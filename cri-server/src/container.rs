@@ -10,7 +10,8 @@ mod config;
 mod profile;
 mod update;
 
-use std::sync::{OnceLock, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use std::collections::BTreeMap;
 
@@ -290,6 +291,8 @@ pub struct Container {
     resources: std::sync::Mutex<Resources>,
     /// Until it is started. What was created by an earlier daemon has none.
     prepared: std::sync::Mutex<Option<Box<Prepared>>>,
+    /// It has ended, and this daemon has removed its cgroup.
+    pub cgroup_gone: Arc<AtomicBool>,
     /// Whether its specification has hooks, once that is known.
     pub has_hooks: OnceLock<bool>,
     /// Its cgroup, as far as this daemon has made it ahead of the start.
@@ -310,6 +313,7 @@ impl Container {
             record,
             state: watch::Sender::new(state),
             prepared: std::sync::Mutex::default(),
+            cgroup_gone: Arc::default(),
             has_hooks: OnceLock::new(),
             ahead: None,
             turn: Mutex::new(()),
@@ -357,6 +361,11 @@ impl Container {
     pub fn transition(&self, step: impl FnOnce(ContainerState) -> ContainerState) -> ContainerState {
         self.state.send_modify(|state| *state = step(state.clone()));
         self.state()
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        matches!(*self.state.borrow(), ContainerState::Exited { .. })
     }
 
     /// A view that can be awaited.

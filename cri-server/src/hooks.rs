@@ -9,7 +9,7 @@
 //! directory, the OCI state on its stdin, and has a time limit.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -67,8 +67,11 @@ pub async fn make_bundle(state_dir: &Path, record: &ContainerRecord, mut spec: S
 ///
 /// # Errors
 /// [`Error::Io`] naming the path.
-pub async fn remove_bundle(state_dir: PathBuf, id: ContainerId) -> Result<()> {
-    let bundle = context(&state_dir, &id).bundle;
+pub async fn remove_bundle(state_dir: &Path, container: &Container) -> Result<()> {
+    if container.has_hooks.get() == Some(&false) {
+        return Ok(());
+    }
+    let bundle = context(state_dir, &container.record.id).bundle;
     match tokio::fs::remove_file(bundle.join("config.json")).await {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

@@ -16,13 +16,16 @@ pub fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) 
     tokio::spawn(work)
 }
 
-/// Does work that may wait for a disk or a lock, on a thread for such work.
+/// Does work that may wait for a disk or a lock, on a thread for such work: from this call on, also before it is waited for.
 ///
 /// # Errors
 /// Those of the work, and [`Error::Crashed`] when it panicked.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub fn blocking<T, F>(work: F) -> impl Future<Output = Result<T>> + Send + use<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
     let work: Box<dyn FnOnce() -> Result<T> + Send> = Box::new(work);
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(Error::Crashed))
+    let work = tokio::task::spawn_blocking(work);
+    async move { work.await.unwrap_or(Err(Error::Crashed)) }
 }

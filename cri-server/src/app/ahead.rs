@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use image::ImageId;
 use oci_spec::runtime::LinuxResources;
@@ -66,15 +67,27 @@ impl App {
         Ok((layer, Ahead::begun(work)))
     }
 
-    /// Removes the cgroup of a container that does not run.
+    /// Removes the cgroup of a container that does not run, unless this daemon has. It is begun when the outer future is
+    /// done, and is over when the inner one is.
     ///
     /// # Errors
     /// As [`Self::remove_cgroup`].
-    pub async fn remove_cgroup_of(&self, container: &Container) -> Result<()> {
+    pub async fn clear_cgroup(
+        &self,
+        container: &Container,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
         if let Some(ahead) = &container.ahead {
             ahead.settled().await;
         }
-        self.remove_cgroup(&container.record.cgroup).await
+        let gone = container.cgroup_gone.clone();
+        let removal = (!gone.load(Ordering::Acquire)).then(|| self.remove_cgroup(&container.record.cgroup));
+        async move {
+            if let Some(removal) = removal {
+                removal.await?;
+                gone.store(true, Ordering::Release);
+            }
+            Ok(())
+        }
     }
 
     /// Removes the cgroup that a daemon before this one may have made of a container that it did not record, in one of

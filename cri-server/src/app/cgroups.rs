@@ -305,14 +305,15 @@ impl App {
     }
 
     /// Removes a cgroup; one that does not exist is removed already. A scope is stopped first, by name: systemd watches
-    /// for its last process, but keeps the unit for ever when the directory is gone before it has looked.
+    /// for its last process, but keeps the unit for ever when the directory is gone before it has looked. Begins at once.
     ///
     /// # Errors
     /// [`Error::Cgroup`] when processes stay in it.
-    pub async fn remove_cgroup(&self, path: &str) -> Result<()> {
-        let cgroup = self.cgroups.open(path)?;
+    pub fn remove_cgroup(&self, path: &str) -> impl Future<Output = Result<()>> + Send + use<> {
+        let cgroup = self.cgroups.open(path);
         let systemd = self.cgroups.systemd.clone();
         blocking(move || {
+            let cgroup = cgroup?;
             if let Some(scope) = Scope::of(&cgroup)
                 && cgroup.exists()
                 && cgroup.pids()?.is_empty()
@@ -321,7 +322,6 @@ impl App {
             }
             Ok(cgroup.remove()?)
         })
-        .await
     }
 
     /// Kills every process in a cgroup.

@@ -51,7 +51,7 @@ async fn on_exit(app: &Arc<App>, pod: &Arc<Pod>, exited: &Exited) -> Result<()> 
     finish(app, pod, &container, exit, exited.status.finished_at.0).await
 }
 
-/// Records an end, then publishes it, then cleans up behind it.
+/// Records an end, then publishes it; meanwhile its cgroup goes, in which nothing runs any more.
 ///
 /// # Errors
 /// Those of the record store; the container's state is left as it was then, and its exit record
@@ -65,6 +65,7 @@ pub async fn finish(
 ) -> Result<()> {
     let record = &container.record;
     let over = container.state().exited(exit, finished_at);
+    let cleared = app.clear_cgroup(container).await;
     app.store.container_state(&record.id, &over).await?;
     let mut first = false;
     let state = container.transition(|now| {
@@ -85,8 +86,8 @@ pub async fn finish(
         "container ended"
     );
     hooks::run(&app.config.state_dir, container, Moment::Stopped).await;
-    // Nothing runs in it any more; what is left of it is removed with the container.
-    if let Err(error) = app.remove_cgroup_of(container).await {
+    // What is left of it is removed with the container.
+    if let Err(error) = cleared.await {
         tracing::warn!(cgroup = record.cgroup, %error, "cgroup of an ended container stays until its removal");
     }
     Ok(())

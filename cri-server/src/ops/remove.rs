@@ -39,9 +39,15 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
         .operations
         .enter("RemoveContainer", container.record.config.name.name.clone());
     progress.stage("stop");
-    ops::stop::stop_container(&app, &pod, &container, 0).await?;
-    let _turn = container.turn.lock().await;
-    progress.stage("supervisor, cgroup and writable layer");
+    if !container.is_over() {
+        ops::stop::stop_container(&app, &pod, &container, 0).await?;
+    }
+    // Nothing starts of one that has ended: what it leaves goes beside its cgroup, for which its end may still have the turn.
+    let turn = match container.is_over() {
+        true => None,
+        false => Some(container.turn.lock().await),
+    };
+    progress.stage("supervisor and writable layer");
     let wire_id = container.record.wire_id()?;
     let forget = async {
         if let Some(supervisor) = pod.supervisor() {
@@ -49,13 +55,18 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
             let _ = supervisor.forget(wire_id.clone()).await;
         }
     };
-    let ((), cgroup, layers, bundle) = tokio::join!(
+    let ((), layers, bundle) = tokio::join!(
         forget,
-        app.remove_cgroup_of(&container),
         app.remove_layers(&container.record),
-        crate::hooks::remove_bundle(app.config.state_dir.clone(), id.clone()),
+        crate::hooks::remove_bundle(&app.config.state_dir, &container),
     );
-    cgroup.and(layers).and(bundle)?;
+    progress.stage("cgroup");
+    let _turn = match turn {
+        Some(turn) => turn,
+        None => container.turn.lock().await,
+    };
+    let cgroup = app.clear_cgroup(&container).await.await;
+    layers.and(bundle).and(cgroup)?;
     progress.stage("record");
     app.store.remove_container(id).await?;
     app.exits
