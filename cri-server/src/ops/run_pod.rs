@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cri_api::v1;
 use runtime::launch::{IpcMode, NetworkMode, PodNamespaceRequest, PodPidMode, PodPlan};
+use runtime::protocol::PodCreated;
 
 use crate::app::App;
 use crate::convert;
@@ -144,7 +145,12 @@ async fn make(
         config,
     };
     let plan = pod_plan(&record)?;
-    app.store.insert_pod(&record).await?;
+    // A supervisor with namespaces needs no record: the next daemon finds it by its directory, as it does a spare.
+    let recorded = app.store.insert_pod(&record);
+    let (recorded, namespaces) =
+        tokio::join!(recorded, make_namespaces(app, &record, &plan, begun, progress));
+    recorded?;
+    let namespaces = namespaces?;
 
     let (cleanup, path) = (app.clone(), record.cgroup.clone());
     undo.push("cgroup", async move { cleanup.remove_cgroup(&path).await });
@@ -155,7 +161,7 @@ async fn make(
     let (cgroup, written, made) = tokio::join!(
         app.make_pod_cgroup(&record.cgroup),
         app.host.make_files(&files, &record, label),
-        make_namespaces(app, &record, &plan, begun, progress),
+        connect(app, &record, namespaces, progress),
     );
     cgroup.and(written)?;
     let made = made?;
@@ -169,14 +175,21 @@ async fn make(
     Ok((record, made))
 }
 
-/// The supervisor, unless it was begun in advance, with the pod's namespaces around it and its network connected.
+/// A supervisor with the pod's namespaces around it.
+struct Namespaces {
+    supervisor: Supervisor,
+    notices: Notices,
+    created: PodCreated,
+}
+
+/// Begins the supervisor, unless that was done in advance, and makes the pod's namespaces.
 async fn make_namespaces(
     app: &Arc<App>,
     record: &PodRecord,
     plan: &PodPlan,
     begun: Option<Begun>,
     progress: &Progress,
-) -> Result<Made> {
+) -> Result<Namespaces> {
     progress.stage("supervisor");
     let Begun {
         supervisor, notices, ..
@@ -187,6 +200,25 @@ async fn make_namespaces(
     progress.stage("namespaces");
     let plan = plan.seal().map_err(Error::io("memfd_create", "pod plan"))?;
     let created = supervisor.create_pod(plan).await?;
+    Ok(Namespaces {
+        supervisor,
+        notices,
+        created,
+    })
+}
+
+/// Connects the pod's network.
+async fn connect(
+    app: &Arc<App>,
+    record: &PodRecord,
+    namespaces: Namespaces,
+    progress: &Progress,
+) -> Result<Made> {
+    let Namespaces {
+        supervisor,
+        notices,
+        created,
+    } = namespaces;
     let network = match created.network {
         Some(netns) => {
             progress.waiting("network", "the pod network");

@@ -150,11 +150,11 @@ impl Store {
             .await
     }
 
-    /// Records that a pod is about to be made.
+    /// Records that a pod is about to be made: from this call on, after whatever is to be recorded already.
     ///
     /// # Errors
     /// What SQLite answers, also when a pod of that name is recorded already.
-    pub async fn insert_pod(&self, pod: &PodRecord) -> Result<()> {
+    pub fn insert_pod(&self, pod: &PodRecord) -> impl Future<Output = Result<()>> + Send + use<> {
         let name = &pod.config.name;
         let row = (
             pod.id.to_string(),
@@ -167,7 +167,6 @@ impl Store {
             "INSERT INTO pods (id, name, record, phase, network) VALUES (?, ?, ?, ?, ?)",
             row,
         )
-        .await
     }
 
     /// Records that namespaces and network stand.
