@@ -219,7 +219,8 @@ async fn clear(app: &App, id: &PodId) {
     }
 }
 
-/// Removes what an earlier daemon had begun in advance: directories that belong to no pod of `known` and were never a pod's.
+/// Removes what an earlier daemon had begun: in advance, or of a sandbox whose record it did not come to write. That is the
+/// directories that belong to no pod of `known` and were never a pod's.
 ///
 /// # Errors
 /// [`Error::Io`] when the directory of sandboxes cannot be read.
