@@ -118,15 +118,13 @@ impl Store {
         blocking("prepare a snapshot", move || inner.prepare(&image, &key)).await
     }
 
-    /// As [`Store::prepare`] and then [`Store::make_volumes`], on the calling thread, which waits for the disk.
+    /// As [`Store::prepare`], with so many volumes, on the calling thread, which waits for the disk.
     ///
     /// # Errors
-    /// As those.
+    /// As [`Store::prepare`].
     pub fn prepare_here(&self, image: &ImageId, key: &str, volumes: usize) -> Result<Snapshot, Error> {
         let snapshot = self.inner.prepare(image, key)?;
-        for number in 0..volumes {
-            create_dir(&self.volume_path(key, number), 0o755)?;
-        }
+        self.make_volumes(key, volumes)?;
         Ok(snapshot)
     }
 

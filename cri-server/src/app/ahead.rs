@@ -2,9 +2,9 @@
 //! is a directory in each of ten hierarchies.
 //!
 //! ```text
-//!   CreateContainer   filter, record ──────────── launch plan ─ answer
-//!                     writable layer ──┴ cgroup and limits ──────────┐
-//!   StartContainer                                                   └─ waits for what is left of that
+//!   CreateContainer   filter ─────────┬─ record, launch plan ─ answer
+//!                     writable layer ─┴─ cgroup and limits ────────────┐
+//!   StartContainer                                                     └─ waits for what is left of that
 //! ```
 //! A writable layer has its container's name and is there first: by it the next daemon finds what one that was killed has
 //! made of a container without a record. Whoever removes the cgroup waits until nobody makes it any more.

@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use super::{check, create_dir};
+use super::create_dir;
 use crate::error::Error;
-use crate::store::{Store, blocking};
+use crate::store::Store;
 
 impl Store {
     /// Where the volume with this number of a snapshot is, made or not.
@@ -18,15 +18,7 @@ impl Store {
     ///
     /// # Errors
     /// The file system's refusal.
-    pub async fn make_volumes(&self, key: &str, count: usize) -> Result<(), Error> {
-        check(key)?;
-        if count == 0 {
-            return Ok(());
-        }
-        let paths: Vec<_> = (0..count).map(|number| self.volume_path(key, number)).collect();
-        blocking("make volumes", move || {
-            paths.iter().try_for_each(|path| create_dir(path, 0o755))
-        })
-        .await
+    pub(super) fn make_volumes(&self, key: &str, count: usize) -> Result<(), Error> {
+        (0..count).try_for_each(|number| create_dir(&self.volume_path(key, number), 0o755))
     }
 }
