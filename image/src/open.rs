@@ -14,7 +14,7 @@ use crate::layer::{
     self, LayerFormat, LayerFormatChoice, LayerFormatInUse, LayerFormatReason, LayerKey, Layers, Mounts,
 };
 use crate::records::{self, Records, SCHEMA};
-use crate::snapshot::{SnapshotMode, Snapshots};
+use crate::snapshot::{MountPoints, SnapshotMode, Snapshots};
 use crate::store::{Inner, OpenReport, StoreConfig};
 use crate::trash::Trash;
 
@@ -48,6 +48,7 @@ impl Inner {
         // Layers hold set-id programs of strangers: nobody but root may walk in.
         for folder in [
             &layer_folder,
+            &folder("m"),
             &folder("rw"),
             &folder("blobs"),
             &database_folder,
@@ -87,6 +88,7 @@ impl Inner {
             changes: tokio::sync::Mutex::default(),
             layers: Arc::new(layers),
             blobs: Blobs::open(&folder("blobs"), trash.clone())?,
+            mount_points: MountPoints::open(&folder("m"), &snapshots, &trash),
             snapshots,
             pulls: Mutex::default(),
             lanes: Arc::default(),

@@ -6,6 +6,8 @@
 //!   rw/<key>/work     overlayfs's scratch directory    ┘ once, volatile
 //! ```
 //!
+//! Below a container's image lies one more layer, `m/fs`, which only has mount points ([`Store::container_root`]).
+//!
 //! Nothing here is synced: after a power loss no container of before is run again.
 //!
 //! Which of three ways is used is found out by a probe mount when the store opens:
@@ -17,6 +19,7 @@
 //! | copy | overlays cannot be mounted at all | a copy of the image per container |
 
 mod flatten;
+mod mount_points;
 mod probe;
 mod shelf;
 mod volume;
@@ -26,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+pub(crate) use self::mount_points::MountPoints;
 pub(crate) use self::shelf::Snapshots;
 use self::shelf::{Record, check, create_dir};
 use crate::error::Error;

@@ -15,7 +15,7 @@ use crate::layer::{LayerFormat, LayerFormatChoice, LayerFormatInUse, Layers};
 use crate::platform::Platform;
 use crate::pull::Pulls;
 use crate::registry::{Lanes, RegistryConfig};
-use crate::snapshot::{SnapshotChoice, Snapshots};
+use crate::snapshot::{MountPoints, SnapshotChoice, Snapshots};
 use crate::trash::Trash;
 use crate::unpack::Limits;
 use crate::verify::Verifier;
@@ -23,7 +23,7 @@ use crate::verify::Verifier;
 /// Everything a store depends on; nothing else of the host is looked at.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    /// The data directory (`/var/lib/crisp`): `db`, `blobs`, `l`, `rw`, `trash` are made in it.
+    /// The data directory (`/var/lib/crisp`): `db`, `blobs`, `l`, `m`, `rw`, `trash` are made in it.
     pub root: PathBuf,
     /// How registries are reached, until [`Store::set_registry`] says otherwise.
     pub registry: RegistryConfig,
@@ -98,6 +98,7 @@ pub(crate) struct Inner {
     pub(crate) layers: Arc<Layers>,
     pub(crate) blobs: Blobs,
     pub(crate) snapshots: Snapshots,
+    pub(crate) mount_points: MountPoints,
     pub(crate) pulls: Mutex<Pulls>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) budget: Arc<Budget>,

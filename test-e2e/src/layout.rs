@@ -72,9 +72,11 @@ impl Layout {
             fs::create_dir(directory.path().join(below)).expect("an empty directory");
         }
         Self {
-            // The empty attachment directory and what the embedded network remembers of the host.
+            // The mount points below all images, the empty attachment directory, what the embedded network remembers of
+            // the host.
             lasting: vec![
                 data.join("db"),
+                data.join("m"),
                 data.join("cni/attachments"),
                 data.join("cni/host.json"),
                 state.join("lock"),

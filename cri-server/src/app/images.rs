@@ -74,6 +74,20 @@ fn registry_config(config: &Config) -> RegistryConfig {
     }
 }
 
+fn rootfs(root: SnapshotRoot) -> Rootfs {
+    match root {
+        SnapshotRoot::Overlay { lower, upper, work } => overlay(lower, upper, work),
+        SnapshotRoot::Directory(path) => Rootfs::Directory(path),
+    }
+}
+
+fn no_layer(key: &str) -> Error {
+    Error::NotFound {
+        kind: "layer of container",
+        name: key.to_owned(),
+    }
+}
+
 /// Directories alone work on every kernel.
 fn overlay(lower: Vec<Lower>, upper: PathBuf, work: PathBuf) -> Rootfs {
     let directories = lower.iter().map(|layer| match layer {
@@ -156,7 +170,8 @@ impl App {
     /// # Errors
     /// [`Error::Image`] when its writable layer is gone.
     pub fn rootfs(&self, container: &ContainerId) -> Result<Rootfs> {
-        self.layers(container.as_str())
+        let root = self.images.container_root(container.as_str())?;
+        root.map(rootfs).ok_or_else(|| no_layer(container.as_str()))
     }
 
     /// The images that a container's volumes show, by the names that its specification has for them.
@@ -166,7 +181,10 @@ impl App {
     pub fn image_volumes(&self, record: &ContainerRecord) -> Result<BTreeMap<String, Rootfs>> {
         let keys = record.image_volumes.keys();
         keys.map(|mount| ContainerRecord::image_volume_key(&record.id, *mount))
-            .map(|key| self.layers(&key).map(|layers| (key, layers)))
+            .map(|key| match self.images.snapshot(&key)? {
+                Some(snapshot) => Ok((key, rootfs(snapshot.root))),
+                None => Err(no_layer(&key)),
+            })
             .collect()
     }
 
@@ -180,18 +198,6 @@ impl App {
             self.images.remove_snapshot(&key).await?;
         }
         Ok(self.images.remove_snapshot(record.id.as_str()).await?)
-    }
-
-    fn layers(&self, key: &str) -> Result<Rootfs> {
-        let snapshot = self.images.snapshot(key)?;
-        let gone = || Error::NotFound {
-            kind: "layer of container",
-            name: key.to_owned(),
-        };
-        Ok(match snapshot.ok_or_else(gone)?.root {
-            SnapshotRoot::Overlay { lower, upper, work } => overlay(lower, upper, work),
-            SnapshotRoot::Directory(path) => Rootfs::Directory(path),
-        })
     }
 
     /// Removes writable layers that no container owns, and the cgroups of their names beside those of `pods`: a daemon that

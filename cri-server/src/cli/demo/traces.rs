@@ -36,7 +36,8 @@ impl Place {
         ]
     }
 
-    /// The directories of a daemon that runs: databases, the lock and the socket stay.
+    /// The directories of a daemon that runs: databases, the mount points below all images, the lock and the
+    /// socket stay.
     pub(super) fn of_store(config: &Config) -> Vec<Self> {
         let state = vec![config.socket.clone(), config.state_dir.join("crisp.lock")];
         vec![
@@ -46,7 +47,7 @@ impl Place {
             },
             Self::Files {
                 root: config.data_dir.clone(),
-                lasting: vec![config.data_dir.join("db")],
+                lasting: vec![config.data_dir.join("db"), config.data_dir.join("m")],
             },
         ]
     }
