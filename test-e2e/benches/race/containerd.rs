@@ -15,6 +15,8 @@ use test_e2e::registry::Registry;
 use crate::contender::first_answer;
 
 const PROGRAM: &str = "/usr/bin/containerd";
+/// In its directory.
+const SOCKET: &str = "containerd.sock";
 
 /// The daemon, its host and its client.
 pub(crate) struct Containerd {
@@ -47,7 +49,7 @@ impl Containerd {
         fs::write(directory.join("config.toml"), configuration(&directory, &pause))
             .map_err(|error| error.to_string())?;
         let process = spawn(&host, &directory).await?;
-        let socket = directory.join("containerd.sock");
+        let socket = directory.join(SOCKET);
         let client = tokio::time::timeout(Duration::from_secs(30), connected(&socket))
             .await
             .map_err(|_| format!("it does not answer: see {}/log", directory.display()))?;
@@ -64,6 +66,11 @@ impl Containerd {
     /// The daemon's pid.
     pub(crate) fn pid(&self) -> u32 {
         self.process.as_ref().map_or(0, Process::pid)
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.join(SOCKET)
     }
 
     /// The root of its pods' cgroups, without a leading slash.
@@ -86,7 +93,7 @@ impl Containerd {
                 .await
                 .expect("it has started before"),
         );
-        self.client = connected(&self.directory.join("containerd.sock")).await;
+        self.client = connected(&self.socket()).await;
     }
 
     /// Ends the daemon; its pods have been removed.
@@ -128,7 +135,7 @@ fn configuration(directory: &Path, pause: &str) -> String {
     // The OOM score and rlimits of the service are the machine's business; a nested one may not raise them.
     format!(
         "version = 2\nroot = \"{directory}/root\"\nstate = \"{directory}/state\"\n\n\
-         [grpc]\naddress = \"{directory}/containerd.sock\"\n\n\
+         [grpc]\naddress = \"{directory}/{SOCKET}\"\n\n\
          [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{pause}\"\nrestrict_oom_score_adj = true\n\
          disable_apparmor = true\n\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = \"{directory}/net.d\"\n\n\

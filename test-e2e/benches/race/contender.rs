@@ -19,7 +19,14 @@ const PORT: u16 = 5000;
 enum Engine {
     Crisp(Box<Server>),
     Containerd(Box<Containerd>),
-    Given(Box<(Client, Registry)>),
+    Given(Box<Given>),
+}
+
+/// A runtime that serves already, and a registry for it.
+struct Given {
+    client: Client,
+    registry: Registry,
+    socket: PathBuf,
 }
 
 /// A runtime, its registry and its names.
@@ -53,8 +60,12 @@ impl Contender {
             let client = Client::connect(socket)
                 .await
                 .unwrap_or_else(|error| panic!("{name} does not answer on {}: {error}", socket.display()));
-            let registry = Registry::start_here(PORT).await;
-            engines.push((name.clone(), Engine::Given(Box::new((client, registry)))));
+            let given = Given {
+                client,
+                registry: Registry::start_here(PORT).await,
+                socket: socket.clone(),
+            };
+            engines.push((name.clone(), Engine::Given(Box::new(given))));
         }
         let mut contenders = Vec::new();
         for (name, engine) in engines {
@@ -89,8 +100,19 @@ impl Contender {
         match &self.engine {
             Engine::Crisp(server) => server.client.clone(),
             Engine::Containerd(containerd) => containerd.client.clone(),
-            Engine::Given(given) => given.0.clone(),
+            Engine::Given(given) => given.client.clone(),
         }
+    }
+
+    /// A new connection to it, which whoever drives the caller drives.
+    pub(crate) async fn connect(&self) -> Client {
+        let socket = match &self.engine {
+            Engine::Crisp(server) => server.socket(),
+            Engine::Containerd(containerd) => containerd.socket(),
+            Engine::Given(given) => given.socket.clone(),
+        };
+        let connected = Client::connect(&socket).await;
+        connected.unwrap_or_else(|error| panic!("{} does not answer: {error}", self.name))
     }
 
     /// The daemon's pid; `None` for a runtime that was given by its socket.
@@ -124,7 +146,7 @@ impl Contender {
         let registry = match &self.engine {
             Engine::Crisp(server) => &server.registry,
             Engine::Containerd(containerd) => &containerd.registry,
-            Engine::Given(given) => &given.1,
+            Engine::Given(given) => &given.registry,
         };
         registry.publish(repository, "bench", image)
     }

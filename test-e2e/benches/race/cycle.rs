@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use test_e2e::client::Client;
+use tokio::runtime::Builder;
 use tonic::Status;
 
 use crate::contender::Contender;
@@ -42,19 +44,27 @@ struct Column {
 }
 
 /// Measures `cycles` lives per contender, interleaved, and the bare system calls among them.
-pub(crate) async fn measure(
-    contenders: &mut [Contender],
-    cycles: usize,
-    scratch: &Path,
-    report: &mut Report,
-) {
+///
+/// One thread makes the calls: several would hand each request and each answer on to one another, and to wake a thread on
+/// a processor that sleeps takes as long as a part of the call itself.
+pub(crate) fn measure(contenders: &[Contender], cycles: usize, scratch: &Path, report: &mut Report) {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let connections = contenders.iter().map(|one| runtime.block_on(one.connect()));
+    let connections: Vec<Client> = connections.collect();
     let mut columns = vec![Column::default(); contenders.len()];
     let mut bare = limit::Bench::new(scratch);
     for round in 0..WARM_UP + cycles {
-        for (contender, column) in contenders.iter().zip(&mut columns) {
+        // Whoever comes second bears what the first has left to be done: that changes from round to round.
+        for turn in 0..contenders.len() {
+            let whose = (round + turn) % contenders.len();
+            let (contender, client) = (&contenders[whose], &connections[whose]);
+            let column = &mut columns[whose];
             let busy = machine::busy();
-            let took = Box::pin(life(contender, round))
-                .await
+            let took = runtime
+                .block_on(Box::pin(life(contender, client, round)))
                 .unwrap_or_else(|status| panic!("{}: {status}", contender.name()));
             if round >= WARM_UP {
                 column.add(&took);
@@ -89,8 +99,11 @@ impl Column {
     }
 }
 
-async fn life(contender: &Contender, round: usize) -> Result<[Duration; CALLS.len()], Status> {
-    let client = contender.client();
+async fn life(
+    contender: &Contender,
+    client: &Client,
+    round: usize,
+) -> Result<[Duration; CALLS.len()], Status> {
     let pod = contender.pod(&format!("cycle-{round}")).0;
     let container = contender.idle().0;
     let mut took = [Duration::ZERO; CALLS.len()];

@@ -56,29 +56,30 @@ fn main() -> ExitCode {
         }
     };
     machine::adopt_orphans();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(race(&options, scratch.directory()));
-    drop(runtime);
+    race(&options, scratch.directory());
     ExitCode::SUCCESS
 }
 
-async fn race(options: &Options, scratch: &std::path::Path) {
-    let mut contenders = Contender::start_all(options, scratch).await;
+fn race(options: &Options, scratch: &std::path::Path) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut contenders = runtime.block_on(Contender::start_all(options, scratch));
     let mut report = Report::new(machine::describe(), contenders.iter().map(Contender::title));
     for part in options.parts() {
         eprintln!("race: {}", part.name());
         match part {
-            Part::Cycle => cycle::measure(&mut contenders, options.cycles, scratch, &mut report).await,
-            Part::Crowd => crowd::measure(&mut contenders, &mut report).await,
-            Part::Memory => memory::measure(&mut contenders, &mut report).await,
-            Part::Answer => memory::first_answer(&mut contenders, &mut report).await,
-            Part::Logs => logs::measure(&mut contenders, &mut report).await,
-            Part::Pull => pull::measure(&mut contenders, scratch, &mut report).await,
+            Part::Cycle => cycle::measure(&contenders, options.cycles, scratch, &mut report),
+            Part::Crowd => runtime.block_on(crowd::measure(&mut contenders, &mut report)),
+            Part::Memory => runtime.block_on(memory::measure(&mut contenders, &mut report)),
+            Part::Answer => runtime.block_on(memory::first_answer(&mut contenders, &mut report)),
+            Part::Logs => runtime.block_on(logs::measure(&mut contenders, &mut report)),
+            Part::Pull => runtime.block_on(pull::measure(&mut contenders, scratch, &mut report)),
         }
     }
-    for contender in contenders {
-        contender.close().await;
-    }
+    runtime.block_on(async {
+        for contender in contenders {
+            contender.close().await;
+        }
+    });
     report.print();
     if let Err(why) = report.write(&options.report) {
         eprintln!(
