@@ -4,7 +4,7 @@
 //! probe. It is a floor, not a runtime. Where the kernel refuses a step, the step's limit is left out.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -178,18 +178,22 @@ fn container(directory: &Path, lower: &Path, cgroups: &[PathBuf]) -> io::Result<
     for path in [&upper, &work, &root] {
         fs::create_dir_all(path)?;
     }
+    let mut unified = None;
     for cgroup in cgroups {
         fs::create_dir(cgroup)?;
+        let tasks = cgroup.join("tasks");
+        if !tasks.exists() {
+            // Cgroup v2 takes processes, not threads.
+            unified = Some(File::options().write(true).open(cgroup.join("cgroup.procs"))?);
+            continue;
+        }
         // An empty cpuset takes nobody.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if let Some(parent) = cgroup.parent().filter(|_| cgroup.join(file).exists()) {
                 fs::write(cgroup.join(file), fs::read(parent.join(file))?)?;
             }
         }
-        let tasks = cgroup.join("tasks");
-        if tasks.exists() {
-            fs::write(tasks, "0")?;
-        }
+        fs::write(tasks, "0")?;
     }
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP)?;
     let none = None::<&str>;
@@ -231,6 +235,9 @@ fn container(directory: &Path, lower: &Path, cgroups: &[PathBuf]) -> io::Result<
             .stdout(Stdio::piped())
             .spawn()?,
     );
+    if let Some(mut procs) = unified {
+        procs.write_all(guest.0.id().to_string().as_bytes())?;
+    }
     let mut first = [0];
     if let Some(stdout) = &mut guest.0.stdout {
         stdout.read_exact(&mut first)?;
