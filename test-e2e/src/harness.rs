@@ -59,19 +59,6 @@ impl Server {
         Self::launch(Settings::default()).await
     }
 
-    /// As [`Self::start`], with everything it writes below `base`.
-    ///
-    /// # Panics
-    /// As [`Self::start`].
-    pub async fn start_in(base: &Path) -> Self {
-        let base = Some(base.to_owned());
-        Self::launch(Settings {
-            base,
-            ..Settings::default()
-        })
-        .await
-    }
-
     async fn launch(mut settings: Settings) -> Self {
         let host = Host::new().await;
         let layout = Layout::new(settings.base.as_deref());

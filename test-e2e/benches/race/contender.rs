@@ -1,12 +1,14 @@
 //! A runtime in the race: started by the bench, or given by its socket.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1 as cri;
 use test_e2e::client::Client;
 use test_e2e::harness::Server;
 use test_e2e::images::{self, Image};
+use test_e2e::layout::Settings;
 use test_e2e::registry::Registry;
 use test_e2e::specs::{Container, Pod};
 
@@ -17,9 +19,52 @@ use crate::options::Options;
 const PORT: u16 = 5000;
 
 enum Engine {
-    Crisp(Box<Server>),
+    Crisp(Box<Server>, Driver),
     Containerd(Box<Containerd>),
     Given(Box<Given>),
+}
+
+/// Who makes the cgroups of containers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    Cgroupfs,
+    Systemd,
+}
+
+impl Driver {
+    /// Those that this host has: systemd's takes a host that systemd runs, with cgroup v2 alone.
+    fn of_host() -> &'static [Self] {
+        let runs = Path::new("/run/systemd/system").is_dir()
+            && Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        if runs {
+            &[Self::Cgroupfs, Self::Systemd]
+        } else {
+            &[Self::Cgroupfs]
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "crisp",
+            Self::Systemd => "crisp (systemd)",
+        }
+    }
+
+    /// The parent that kubelet would name.
+    fn parent(self, server: &Server) -> String {
+        match self {
+            Self::Cgroupfs => format!("/{}/kubepods", server.cgroup_root()),
+            Self::Systemd => {
+                let top = top_slice(server);
+                format!("/{top}.slice/{top}-kubepods.slice")
+            }
+        }
+    }
+}
+
+/// Above the slices of a server's pods, without its suffix.
+fn top_slice(server: &Server) -> String {
+    server.cgroup_root().replace('-', "_")
 }
 
 /// A runtime that serves already, and a registry for it.
@@ -42,12 +87,19 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    /// Starts ours and containerd (when it is installed), and connects to those given.
+    /// Starts ours (with each cgroup driver that there is here) and containerd (when it is installed), and connects to
+    /// those given.
     pub(crate) async fn start_all(options: &Options, scratch: &Path) -> Vec<Self> {
-        let mut engines = vec![(
-            "crisp".to_owned(),
-            Engine::Crisp(Box::new(Box::pin(Server::start_in(scratch)).await)),
-        )];
+        let mut engines = Vec::new();
+        for driver in Driver::of_host().iter().copied() {
+            let settings = Settings {
+                systemd: driver == Driver::Systemd,
+                base: Some(scratch.to_owned()),
+                ..Settings::default()
+            };
+            let server = Box::new(Box::pin(settings.start()).await);
+            engines.push((driver.name().to_owned(), Engine::Crisp(server, driver)));
+        }
         if !options.alone {
             match Containerd::start(scratch).await {
                 Ok(containerd) => {
@@ -98,7 +150,7 @@ impl Contender {
     /// A client of it.
     pub(crate) fn client(&self) -> Client {
         match &self.engine {
-            Engine::Crisp(server) => server.client.clone(),
+            Engine::Crisp(server, _) => server.client.clone(),
             Engine::Containerd(containerd) => containerd.client.clone(),
             Engine::Given(given) => given.client.clone(),
         }
@@ -107,7 +159,7 @@ impl Contender {
     /// A new connection to it, which whoever drives the caller drives.
     pub(crate) async fn connect(&self) -> Client {
         let socket = match &self.engine {
-            Engine::Crisp(server) => server.socket(),
+            Engine::Crisp(server, _) => server.socket(),
             Engine::Containerd(containerd) => containerd.socket(),
             Engine::Given(given) => given.socket.clone(),
         };
@@ -118,7 +170,7 @@ impl Contender {
     /// The daemon's pid; `None` for a runtime that was given by its socket.
     pub(crate) fn daemon(&self) -> Option<u32> {
         match &self.engine {
-            Engine::Crisp(server) => Some(server.pid()),
+            Engine::Crisp(server, _) => Some(server.pid()),
             Engine::Containerd(containerd) => Some(containerd.pid()),
             Engine::Given(_) => None,
         }
@@ -129,7 +181,7 @@ impl Contender {
         let logs = self.scratch.join("logs").join(&self.name).join(name);
         std::fs::create_dir_all(&logs).expect("a log directory on the scratch");
         let cgroup = match &self.engine {
-            Engine::Crisp(server) => format!("/{}/kubepods", server.cgroup_root()),
+            Engine::Crisp(server, driver) => driver.parent(server),
             Engine::Containerd(containerd) => format!("/{}/kubepods", containerd.cgroup_root()),
             Engine::Given(_) => String::new(),
         };
@@ -144,7 +196,7 @@ impl Contender {
     /// Publishes an image in the contender's registry.
     pub(crate) fn publish(&self, repository: &str, image: &Image) -> String {
         let registry = match &self.engine {
-            Engine::Crisp(server) => &server.registry,
+            Engine::Crisp(server, _) => &server.registry,
             Engine::Containerd(containerd) => &containerd.registry,
             Engine::Given(given) => &given.registry,
         };
@@ -162,7 +214,7 @@ impl Contender {
     /// runtime that was given.
     pub(crate) async fn restart(&mut self) -> Option<Duration> {
         let begun = match &mut self.engine {
-            Engine::Crisp(server) => {
+            Engine::Crisp(server, _) => {
                 server.kill9().await;
                 let begun = Instant::now();
                 let socket = server.socket();
@@ -192,7 +244,14 @@ impl Contender {
     /// Removes what is there and ends it.
     pub(crate) async fn close(self) {
         match self.engine {
-            Engine::Crisp(server) => Box::pin(server.close()).await,
+            Engine::Crisp(server, driver) => {
+                let slice = format!("{}.slice", top_slice(&server));
+                Box::pin(server.close()).await;
+                if driver == Driver::Systemd {
+                    // What is in it is gone; systemd would keep the empty slices.
+                    let _ = Command::new("systemctl").args(["stop", &slice]).status();
+                }
+            }
             Engine::Containerd(containerd) => containerd.close().await,
             Engine::Given(_) => {}
         }

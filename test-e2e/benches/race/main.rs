@@ -6,6 +6,8 @@
 //!   crisp      containerd + runc     --endpoint NAME=SOCKET …
 //!      └────────────┴── scratch: ext4 with a journal, on a loop device, in a mount namespace of the bench
 //! ```
+//! Where systemd runs a host with cgroup v2, crisp is there twice: with cgroups of its own and with systemd's scopes.
+//!
 //! Each started contender has a small host of its own (network and mount namespace), its own cgroup
 //! parent, and everything on disk below the scratch file system. The contenders take turns cycle by
 //! cycle, so that what the machine does meanwhile hits all alike. Beside them runs the bare sequence of system
