@@ -9,7 +9,7 @@ POD        := $(TARGET_DIR)/$(TRIPLE)/pod
 # Side by side, servers share the CPUs: more tests at once than this only wait for each other.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$(( n < 2 ? 2 : n > 8 ? 8 : n )))
 
-.PHONY: help demo run build release test conformance test-vm test-vm-all bench bench-cycle lint fuzz-check doc clean
+.PHONY: help demo run build release test conformance test-vm test-vm-all bench bench-cycle bench-vm lint fuzz-check doc clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -65,6 +65,11 @@ bench: release ## crisp beside containerd: every call, crowds, memory, logs, pul
 bench-cycle: release ## one pod's cycle, with criterion's statistics
 	@test-e2e/setup.sh test
 	CRISP_BIN=$(abspath $(RELEASE))/crisp cargo bench -p test-e2e --bench cycle
+
+bench-vm: release ## a pod's cycle with either cgroup driver, on a Debian with systemd and cgroup v2 (emulated: their ratio is what counts)
+	@test-e2e/setup.sh bench-vm
+	cargo bench -p test-e2e --bench race --no-run
+	test-e2e/vm/bench.sh $(RELEASE) $(DEBUG)/vm $(TARGET_DIR)/race-vm
 
 lint: ## formatting, lints and dependency directions
 	cargo fmt --all --check

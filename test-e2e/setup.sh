@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building and testing need on a Debian machine that has Rust: only what is missing,
-# and nothing at all where nothing is. Run by make; `setup.sh build|test|bench|ci|conformance|vm` says for what.
+# and nothing at all where nothing is. Run by make; `setup.sh build|test|bench|bench-vm|ci|conformance|vm` says for
+# what.
 set -eu
 
 packages() {
@@ -16,13 +17,15 @@ packages() {
         # What busybox is built with, and a "host" with System V memory; Go comes from go.dev, Debian's is too old.
         conformance) packages test; echo bzip2 util-linux ;;
         # A machine of its own, and what its disk is made with.
-        vm) packages conformance; echo "$(emulator) mmdebstrap binutils xz-utils" ;;
-        *) echo "setup.sh: what is \"$1\"? (build, test, bench, ci, conformance, vm)" >&2; exit 2 ;;
+        vm) packages conformance; machine ;;
+        bench-vm) packages test; machine ;;
+        *) echo "setup.sh: what is \"$1\"? (build, test, bench, bench-vm, ci, conformance, vm)" >&2; exit 2 ;;
     esac
 }
 
-emulator() {
+machine() {
     case $(uname -m) in aarch64) echo qemu-system-arm ;; *) echo qemu-system-x86 ;; esac
+    echo mmdebstrap binutils xz-utils
 }
 
 missing() {
