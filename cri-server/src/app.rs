@@ -91,6 +91,8 @@ pub struct App {
     pub exits: ExitDirectory,
     /// What the node can do.
     pub features: Features,
+    /// The mount namespace that containers' are copies of.
+    empty_mounts: Option<OwnedFd>,
     /// What every supervisor runs.
     pub supervisor_binary: SupervisorBinary,
     /// Exec, attach and port-forward sessions.
@@ -121,7 +123,9 @@ impl App {
         let images = image::Store::open(images::store_config(&config)).await?;
         let data = config.data_dir.clone();
         let features = tokio::task::spawn_blocking(move || Features::probe(&data));
+        let empty_mounts = tokio::task::spawn_blocking(runtime::launch::make_empty_namespace);
         let app = Arc::new(Self {
+            empty_mounts: usable(empty_mounts.await.map_err(|_| Error::Crashed)?),
             features: features.await.map_err(|_| Error::Crashed)?,
             boot_id: runtime::exit::boot_id()
                 .map_err(Error::io("read", "/proc/sys/kernel/random/boot_id"))?,
@@ -153,6 +157,11 @@ impl App {
     /// Where supervisors write exit records.
     pub fn exits_dir(&self) -> PathBuf {
         self.config.state_dir.join("exits")
+    }
+
+    /// An empty mount namespace for a container to begin from; without it, it begins from a copy of the host's.
+    pub fn empty_mounts(&self) -> Option<OwnedFd> {
+        self.empty_mounts.as_ref()?.try_clone().ok()
     }
 
     /// What starts a container, whose specification is `spec`: all but its cgroup.
@@ -211,6 +220,12 @@ impl App {
             self.remove_empty_cgroups().await;
         }
     }
+}
+
+fn usable(empty_mounts: std::io::Result<OwnedFd>) -> Option<OwnedFd> {
+    empty_mounts
+        .inspect_err(|error| tracing::debug!(%error, "containers begin from copies of the host's mounts"))
+        .ok()
 }
 
 /// What every process of a container is filtered by.

@@ -100,6 +100,7 @@ async fn launch(
         hooks::make_bundle(&app.config.state_dir, record, spec.clone()).await?;
     }
     // Side by side; and both to their ends, so that nothing is made after a failure was undone.
+    let alone = plan.is_alone() && supervisor.launches_alone();
     let (log, sealed, cgroup) = tokio::join!(
         open_log(container),
         async { plan.seal().map_err(Error::io("seal", "launch plan")) },
@@ -114,7 +115,14 @@ async fn launch(
     start.oom_file = cgroup.oom_counter().map(text);
     start.cgroup = cgroup.directories().next().map(text);
     start.pid_target = pid_target(app, container)?;
-    Ok(supervisor.start(start, plan, log, cgroup.open_v2()?).await?)
+    start.alone = alone;
+    let given = protocol::Given {
+        log,
+        cgroup: cgroup.open_v2()?,
+        empty: alone.then(|| app.empty_mounts()).flatten(),
+        ..protocol::Given::new(plan)
+    };
+    Ok(supervisor.start(start, given).await?)
 }
 
 /// The container's cgroup with the limits specified, or updated since: the one that was made ahead, if nothing has changed.

@@ -18,7 +18,7 @@ mod connection;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use runtime::client::{ClientError, Spawn, SupervisorBinary};
@@ -91,6 +91,8 @@ struct Shared {
     connection: Connection,
     /// Process id of the supervisor.
     pid: i32,
+    /// What it can do; known when it has said Welcome.
+    features: OnceLock<Features>,
     waiting: Mutex<Waiting>,
 }
 
@@ -145,6 +147,7 @@ impl Supervisor {
         let shared = Arc::new(Shared {
             connection: Connection::new(socket)?,
             pid,
+            features: OnceLock::new(),
             waiting: Mutex::default(),
         });
         crate::task::spawn(read(shared.clone(), notices));
@@ -158,6 +161,7 @@ impl Supervisor {
         {
             Reply::Welcome(welcome) => {
                 tracing::debug!(pid, build = welcome.build, "supervisor connected");
+                let _ = supervisor.shared.features.set(welcome.features);
                 Ok((supervisor, receiver))
             }
             _ => Err(Error::Unexpected("Hello")),
@@ -167,6 +171,12 @@ impl Supervisor {
     /// Whether it was there when last heard of.
     pub fn is_connected(&self) -> bool {
         !self.waiting().closed
+    }
+
+    /// Whether it launches containers alone, with what was made ahead.
+    pub fn launches_alone(&self) -> bool {
+        let features = self.shared.features.get();
+        features.is_some_and(|features| features.contains(Features::ALONE))
     }
 
     /// Its process id.
@@ -201,22 +211,8 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`Error::Failed`] with the step, else those of the connection.
-    pub async fn start(
-        &self,
-        start: protocol::StartContainer,
-        plan: OwnedFd,
-        log: Option<OwnedFd>,
-        cgroup: Option<OwnedFd>,
-    ) -> Result<Started> {
-        match self
-            .call(Request::StartContainer {
-                start,
-                plan,
-                log,
-                cgroup,
-            })
-            .await?
-        {
+    pub async fn start(&self, start: protocol::StartContainer, given: protocol::Given) -> Result<Started> {
+        match self.call(Request::StartContainer { start, given }).await? {
             Reply::Started(started) => Ok(started),
             _ => Err(Error::Unexpected("StartContainer")),
         }

@@ -36,6 +36,8 @@ pub enum LaunchMessage {
         /// Its pidfd.
         pidfd: OwnedFd,
     },
+    /// Init, which is the only process of the launch, has made what comes from the host; nothing that follows can hang.
+    Prepared,
     /// The master side of the terminal that the plan asked for.
     Console(OwnedFd),
     /// The launch failed; the process has exited or is about to.
@@ -49,7 +51,7 @@ pub enum Received {
     Message(LaunchMessage),
     /// Nothing yet: wait for readability.
     WouldBlock,
-    /// Every sender is gone. After `Started` and without `Failed` this means that `execve` succeeded.
+    /// Every sender is gone. After `Started` or `Prepared`, and without `Failed`, this means that `execve` succeeded.
     Eof,
 }
 
@@ -147,6 +149,7 @@ fn decode(bytes: &[u8], fd: Option<OwnedFd>) -> Option<LaunchMessage> {
             let pidfd = pidfd.or_else(|| open_child(pid))?;
             Some(LaunchMessage::Started { pid, pidfd })
         }
+        (b'P', None) if body.is_empty() => Some(LaunchMessage::Prepared),
         (b'C', Some(master)) => Some(LaunchMessage::Console(master)),
         (b'F', None) => {
             let (step, rest) = body.split_first()?;
@@ -186,6 +189,10 @@ impl Reporter {
     /// As [`Reporter::started`] of a child of the receiver, by a call that every program needs and no filter denies.
     pub(crate) fn started_here(&self, pid: i32) -> rustix::io::Result<()> {
         self.write(&started(pid))
+    }
+
+    pub(crate) fn prepared(&self) -> rustix::io::Result<()> {
+        self.write(b"P")
     }
 
     pub(crate) fn console(&self, master: BorrowedFd<'_>) -> rustix::io::Result<()> {
@@ -263,6 +270,7 @@ mod tests {
         assert!(matches!(channel.recv().unwrap(), Received::WouldBlock));
         let file = std::fs::File::open("/dev/null").unwrap();
         reporter.started(4711, file.as_fd()).unwrap();
+        reporter.prepared().unwrap();
         reporter.console(file.as_fd()).unwrap();
         let failure = SetupFailure {
             step: Step::Mount,
@@ -274,6 +282,10 @@ mod tests {
         assert!(matches!(
             channel.recv().unwrap(),
             Received::Message(LaunchMessage::Started { pid: 4711, .. })
+        ));
+        assert!(matches!(
+            channel.recv().unwrap(),
+            Received::Message(LaunchMessage::Prepared)
         ));
         assert!(matches!(
             channel.recv().unwrap(),
@@ -289,7 +301,7 @@ mod tests {
     #[test]
     fn a_packet_that_is_no_message_is_an_error_and_its_fd_is_closed() {
         let (channel, reporter) = pair().unwrap();
-        for packet in [&b"S"[..], b"X", b"F", b"F\xff\0\0\0\0", b"C"] {
+        for packet in [&b"S"[..], b"X", b"F", b"F\xff\0\0\0\0", b"C", b"P1"] {
             reporter.send(packet, None).unwrap();
             assert_eq!(
                 channel.recv().unwrap_err().kind(),

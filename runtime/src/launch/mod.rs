@@ -1,4 +1,4 @@
-//! The launch of a container process, in two stages.
+//! The launch of a container process, in two stages or alone.
 //!
 //! ```text
 //! supervisor ──clone3──► stage-1 ─────────────clone3(CLONE_PARENT)──► init ──► execve
@@ -9,11 +9,24 @@
 //!        LaunchChannel:  Started{pid} + pidfd          Console + fd, Failed{step, path, errno}
 //! ```
 //! The end of the stream after `Started` means that `execve` succeeded: the channel closes on exec.
+//!
+//! Most containers begin a PID namespace of their own and take part in nothing else's. There init is alone until it executes,
+//! so it does stage-1's work as well, and one clone is all there is:
+//!
+//! ```text
+//! supervisor ──clone3(CLONE_NEWPID)──► init ─────────────────────────────────────────────────────► execve
+//!   parent                               │ host's mount namespace   │ a copy of an empty one
+//!                                        │ as stage-1 above         │ as init above
+//!                                        ▼                          ▼
+//!                              LaunchChannel:  Prepared      Console + fd, Failed{step, path, errno}
+//! ```
 
+mod alone;
 mod cgroup_mounts;
 mod channel;
 mod console;
 mod devices;
+mod empty;
 mod exec;
 mod failure;
 mod hooks;
@@ -46,9 +59,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use channel::Reporter;
 use failure::StepResult;
 
-use crate::sys::clone::{CloneOptions, clone3};
+use crate::sys::clone::{CloneOptions, Namespaces, clone3};
 
 pub use channel::{LaunchChannel, LaunchMessage, Received};
+pub use empty::make as make_empty_namespace;
 pub use mounts::probe_recursive_read_only;
 pub(crate) use plan::{CgroupLayout, HierarchyMount};
 pub use plan::{ExecPlan, LaunchPlan, PidMode};
@@ -85,15 +99,37 @@ pub struct Surroundings<'a> {
     pub pid_target: Option<BorrowedFd<'a>>,
 }
 
-/// A launch under way. Both processes are children of the caller; reap them by pidfd.
+/// What was made ready for a container that is launched alone. It can do without any of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ahead<'a> {
+    /// The root file system as a detached mount, as [`LaunchPlan::make_root`] gives it.
+    pub root: Option<BorrowedFd<'a>>,
+    /// What [`make_empty_namespace`] gives: the container's mount namespace is copied from it, and not from the host's,
+    /// which costs for each mount that the host has.
+    pub empty: Option<BorrowedFd<'a>>,
+}
+
+/// A launch under way. All of its processes are children of the caller; reap them by pidfd.
 #[derive(Debug)]
 pub struct Launching {
-    /// Process id of stage-1, in the caller's PID namespace.
-    pub stage1_pid: i32,
-    /// Pidfd of stage-1, which always exits by itself.
-    pub stage1: OwnedFd,
+    /// The process that was cloned.
+    pub cloned: Cloned,
     /// Where the launch reports.
     pub channel: LaunchChannel,
+}
+
+/// Who the first process of a launch is.
+#[derive(Debug)]
+pub enum Cloned {
+    /// Stage-1, by its pidfd. It always exits by itself; the other process is told of by `Started`.
+    Stage1(OwnedFd),
+    /// Init itself.
+    Init {
+        /// Its process id in the caller's PID namespace.
+        pid: i32,
+        /// Its pidfd.
+        pidfd: OwnedFd,
+    },
 }
 
 /// Starts a container from a sealed [`LaunchPlan`]. Returns as soon as stage-1 is cloned: everything slow happens there.
@@ -107,6 +143,37 @@ pub fn launch_container(
 ) -> io::Result<Launching> {
     launch(around, |reporter| {
         stage1::container(plan, &stdio, around, reporter)
+    })
+}
+
+/// As [`launch_container`], of a plan that [is launched alone](LaunchPlan::is_alone), in a pod without a user namespace.
+///
+/// # Errors
+/// As [`launch_container`].
+pub fn launch_alone(
+    plan: BorrowedFd<'_>,
+    stdio: ChildStdio,
+    around: Surroundings<'_>,
+    ahead: Ahead<'_>,
+) -> io::Result<Launching> {
+    let (channel, reporter) = channel::pair()?;
+    let options = CloneOptions {
+        namespaces: Namespaces {
+            pid: true,
+            ..Namespaces::default()
+        },
+        cgroup: around.cgroup_v2,
+        ..CloneOptions::default()
+    };
+    let init = clone3(options, || {
+        stage1::run(&reporter, || alone::container(plan, &stdio, ahead, &reporter))
+    })?;
+    Ok(Launching {
+        cloned: Cloned::Init {
+            pid: init.pid,
+            pidfd: init.pidfd,
+        },
+        channel,
     })
 }
 
@@ -137,8 +204,7 @@ fn launch(
     };
     let child = clone3(options, || stage1::run(&reporter, || stage(&reporter)))?;
     Ok(Launching {
-        stage1_pid: child.pid,
-        stage1: child.pidfd,
+        cloned: Cloned::Stage1(child.pidfd),
         channel,
     })
 }

@@ -228,6 +228,12 @@ pub(crate) enum DeviceKind {
 }
 
 impl LaunchPlan {
+    /// Whether the container is launched [alone](super::launch_alone): it begins a PID namespace, and neither a user namespace
+    /// nor hooks of the host take part.
+    pub fn is_alone(&self) -> bool {
+        self.pid == PidMode::Container && self.user.is_none() && self.hooks.is_none()
+    }
+
     /// Confines the container's process by a filter. The caller compiles it: once for all containers of a profile, and
     /// where a mistake in the profile can still be told.
     #[must_use]

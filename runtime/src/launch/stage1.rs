@@ -74,20 +74,7 @@ pub(crate) fn container(
                 .step_at(Step::Namespaces, "target pid")?,
         ),
     };
-    let runner = Runner::start(plan.hooks.as_ref())?;
-    let attributes = lsm::procfs_for(&plan.process)?;
-    let root = rootfs::prepare(&plan.root.source, plan.root.label.as_deref(), user)?;
-    let mut sources = mounts::prepare(&plan, user)?;
-    let procfs = shared_pid
-        .map(borrow_procfs)
-        .transpose()
-        .step_at(Step::Mount, "/proc")?;
-    let root = root.map_or_else(
-        || rootfs::prepare_by_mount(&plan.root.source, plan.root.label.as_deref(), user),
-        Ok,
-    )?;
-    mounts::prepare_images(&plan, &mut sources, user)?;
-    mounts::fill_volumes(&plan, &sources, root.as_fd())?;
+    let prepared = Host { user, shared_pid }.prepare(&plan, None)?;
     if let Some(user) = user {
         // The last that is done as the host's root.
         rlimits::set(&plan.process.rlimits)?;
@@ -99,20 +86,52 @@ pub(crate) fn container(
         userns::enter(user.namespace).step_at(Step::Namespaces, "user")?;
     }
     // From here on fds are closed by number, under the feet of their owners, which therefore are never dropped.
-    let prepared = ManuallyDrop::new(Prepared {
-        root,
-        sources,
-        procfs,
-        attributes,
-        runner,
-    });
+    let prepared = ManuallyDrop::new(prepared);
     match shared_pid {
         None => clone_then_set_up(&plan, stdio, &prepared, reporter),
         Some(namespace) => set_up_then_clone(&plan, stdio, &prepared, namespace, reporter),
     }
 }
 
-/// The usual way: init is the first in a PID namespace of its own, and sets itself up there.
+/// Which of the host's and the pod's namespaces have a part in a container.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Host<'a> {
+    user: Option<UserNamespace<'a>>,
+    /// The PID namespace of others that it joins.
+    shared_pid: Option<BorrowedFd<'a>>,
+}
+
+impl Host<'_> {
+    /// Makes all that comes from the host, while the process is in its mount and user namespace. `root` is a root file
+    /// system that has been made already.
+    pub(super) fn prepare(self, plan: &LaunchPlan, root: Option<BorrowedFd<'_>>) -> StepResult<Prepared> {
+        let Host { user, shared_pid } = self;
+        let (source, label) = (&plan.root.source, plan.root.label.as_deref());
+        let runner = Runner::start(plan.hooks.as_ref())?;
+        let attributes = lsm::procfs_for(&plan.process)?;
+        let root = match root {
+            Some(root) => Some(rustix::io::fcntl_dupfd_cloexec(root, 3).step(Step::PrepareRoot)?),
+            None => rootfs::prepare(source, label, user)?,
+        };
+        let mut sources = mounts::prepare(plan, user)?;
+        let procfs = shared_pid
+            .map(borrow_procfs)
+            .transpose()
+            .step_at(Step::Mount, "/proc")?;
+        let root = root.map_or_else(|| rootfs::prepare_by_mount(source, label, user), Ok)?;
+        mounts::prepare_images(plan, &mut sources, user)?;
+        mounts::fill_volumes(plan, &sources, root.as_fd())?;
+        Ok(Prepared {
+            root,
+            sources,
+            procfs,
+            attributes,
+            runner,
+        })
+    }
+}
+
+/// Init is the first in a PID namespace of its own, or in the host's, and sets itself up there.
 fn clone_then_set_up(
     plan: &LaunchPlan,
     stdio: &ChildStdio,
@@ -168,7 +187,7 @@ fn set_up_then_clone(
     clone_program(&plan.process, plan.hooks.as_ref(), reporter)
 }
 
-fn ties<'a>(
+pub(super) fn ties<'a>(
     stdio: &'a ChildStdio,
     prepared: &'a Prepared,
     seen: &'a Entered<'_>,
@@ -289,7 +308,10 @@ fn last_clone(
 }
 
 /// Closes what the supervisor had open: pipes of other containers must not live as long as a hanging launch.
-fn keep_only<const N: usize>(stdio: &ChildStdio, fds: [Option<BorrowedFd<'_>>; N]) -> StepResult<()> {
+pub(super) fn keep_only<const N: usize>(
+    stdio: &ChildStdio,
+    fds: [Option<BorrowedFd<'_>>; N],
+) -> StepResult<()> {
     let mut keep: Vec<i32> = stdio
         .raw()
         .chain(fds.iter().flatten().map(AsRawFd::as_raw_fd))
@@ -301,7 +323,7 @@ fn keep_only<const N: usize>(stdio: &ChildStdio, fds: [Option<BorrowedFd<'_>>; N
 
 /// Enters the container's cgroups and takes its place in the order of OOM victims, before anything is allocated
 /// on its behalf.
-fn settle(cgroup: &CgroupEntry, process: &ProcessPlan) -> StepResult<()> {
+pub(super) fn settle(cgroup: &CgroupEntry, process: &ProcessPlan) -> StepResult<()> {
     rustix::process::umask(Mode::empty());
     // A real-time process would be refused by the cpu controller. That failing here is as good as what comes next.
     let _ = sys::sched::use_default_policy();

@@ -60,6 +60,8 @@ fn requests() -> Vec<(Request, usize, &'static str)> {
     start.oom_file = Some("/sys/fs/cgroup/x/memory.events".into());
     start.cgroup = Some("/sys/fs/cgroup/x".into());
     start.pid_target = Some(ContainerId::new("c0").unwrap());
+    let mut alone = StartContainer::new(container());
+    alone.alone = true;
     let mut run = Exec::new(container(), exec());
     run.stdout = true;
     let all = Signal {
@@ -84,14 +86,27 @@ fn requests() -> Vec<(Request, usize, &'static str)> {
         (
             Request::StartContainer {
                 start,
-                plan: fd(),
-                log: Some(fd()),
-                cgroup: None,
+                given: Given {
+                    log: Some(fd()),
+                    ..Given::new(fd())
+                },
             },
             2,
             "0100030005000000a900626331\
              01f502f503f404781e2f7379732f66732f6367726f75702f782f6d656d6f72792e6576656e7473\
              05702f7379732f66732f6367726f75702f7806f507f408626330",
+        ),
+        (
+            Request::StartContainer {
+                start: alone,
+                given: Given {
+                    root: Some(fd()),
+                    empty: Some(fd()),
+                    ..Given::new(fd())
+                },
+            },
+            3,
+            "0100030005000000a90062633101f402f403f406f407f41896f51897f51898f5",
         ),
         (
             Request::Exec {

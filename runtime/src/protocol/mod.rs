@@ -68,7 +68,7 @@ pub use id::{ContainerId, ExecId, InvalidId, PodId};
 pub use listing::{ContainerEntry, ContainerState, ExecEntry, Listing};
 pub use refusal::{Failure, Refusal, RefusalCode};
 pub use reply::{PodCreated, Reply, Started, Welcome};
-pub use request::{Attach, Exec, Hello, Request, Signal, SignalScope, StartContainer, WindowSize};
+pub use request::{Attach, Exec, Given, Hello, Request, Signal, SignalScope, StartContainer, WindowSize};
 pub use socket::Socket;
 pub use stdio::{AttachStdio, ExecStdio};
 pub use value::{ExitStatus, Features, Process, Target, UnixNanos};

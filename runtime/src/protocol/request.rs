@@ -23,12 +23,8 @@ pub enum Request {
     StartContainer {
         /// The container.
         start: StartContainer,
-        /// Sealed memfd with a `launch::LaunchPlan`.
-        plan: OwnedFd,
-        /// Log file, opened for appending; without it output is discarded.
-        log: Option<OwnedFd>,
-        /// Directory of the container's cgroup in the unified hierarchy, for `CLONE_INTO_CGROUP`.
-        cgroup: Option<OwnedFd>,
+        /// What it is made of.
+        given: Given,
     },
     /// Run a further process in a running container; answered `ExecStarted` or `Failed`.
     Exec {
@@ -128,6 +124,52 @@ pub struct StartContainer {
     /// The container whose pid namespace this one joins, when the plan says so.
     #[n(8)]
     pub pid_target: Option<ContainerId>,
+    /// The plan [is launched alone](crate::launch::LaunchPlan::is_alone). Needs [`Features::ALONE`].
+    #[n(150)]
+    #[cbor(default, skip_if = "is_false")]
+    pub alone: bool,
+    /// A root file system follows.
+    #[n(151)]
+    #[cbor(default, skip_if = "is_false")]
+    has_root: bool,
+    /// An empty mount namespace follows.
+    #[n(152)]
+    #[cbor(default, skip_if = "is_false")]
+    has_empty: bool,
+}
+
+/// What older supervisors do not know is only said when there is something to say.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// The descriptors that a container starts with.
+#[derive(Debug)]
+pub struct Given {
+    /// Sealed memfd with a `launch::LaunchPlan`.
+    pub plan: OwnedFd,
+    /// Log file, opened for appending; without it output is discarded.
+    pub log: Option<OwnedFd>,
+    /// Directory of the container's cgroup in the unified hierarchy, for `CLONE_INTO_CGROUP`.
+    pub cgroup: Option<OwnedFd>,
+    /// The root file system, made ahead; only for a container that is launched alone.
+    pub root: Option<OwnedFd>,
+    /// An empty mount namespace; only for a container that is launched alone.
+    pub empty: Option<OwnedFd>,
+}
+
+impl Given {
+    /// The plan alone: output is discarded, and the cgroup joined by whatever the plan says.
+    pub fn new(plan: OwnedFd) -> Given {
+        Given {
+            plan,
+            log: None,
+            cgroup: None,
+            root: None,
+            empty: None,
+        }
+    }
 }
 
 /// What an exec needs besides its plan.
@@ -279,6 +321,9 @@ impl StartContainer {
             has_log: false,
             has_cgroup: false,
             pid_target: None,
+            alone: false,
+            has_root: false,
+            has_empty: false,
         }
     }
 }
@@ -306,13 +351,21 @@ impl Request {
             Request::CreatePod { plan } => Frame::new(CREATE_POD, id, &Empty {}, vec![plan]),
             Request::StartContainer {
                 mut start,
-                plan,
-                log,
-                cgroup,
+                given:
+                    Given {
+                        plan,
+                        log,
+                        cgroup,
+                        root,
+                        empty,
+                    },
             } => {
                 start.has_log = log.is_some();
                 start.has_cgroup = cgroup.is_some();
-                let fds = [Some(plan), log, cgroup].into_iter().flatten().collect();
+                start.has_root = root.is_some();
+                start.has_empty = empty.is_some();
+                let fds = [Some(plan), log, cgroup, root, empty];
+                let fds = fds.into_iter().flatten().collect();
                 Frame::new(START_CONTAINER, id, &start, fds)
             }
             Request::Exec {
@@ -353,17 +406,18 @@ impl Request {
             },
             START_CONTAINER => {
                 let start: StartContainer = frame.body()?;
-                let mut fds =
-                    frame.take_fds(1 + usize::from(start.has_log) + usize::from(start.has_cgroup))?;
+                let announced = [start.has_log, start.has_cgroup, start.has_root, start.has_empty];
+                let mut fds = frame.take_fds(1 + announced.into_iter().filter(|has| *has).count())?;
                 let plan = fds.required()?;
-                let log = fds.announced(start.has_log);
-                let cgroup = fds.announced(start.has_cgroup);
-                Request::StartContainer {
-                    start,
+                let [log, cgroup, root, empty] = announced.map(|has| fds.announced(has));
+                let given = Given {
                     plan,
                     log,
                     cgroup,
-                }
+                    root,
+                    empty,
+                };
+                Request::StartContainer { start, given }
             }
             EXEC => {
                 let exec: Exec = frame.body()?;

@@ -63,8 +63,11 @@ impl Features {
     /// The supervisor can exec a newer binary in place.
     pub const REEXEC: Features = Features(1);
 
+    /// The supervisor launches containers alone, with what was made ahead.
+    pub const ALONE: Features = Features(2);
+
     /// What this build can do.
-    pub const OURS: Features = Features::REEXEC;
+    pub const OURS: Features = Features(Features::REEXEC.0 | Features::ALONE.0);
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: Features) -> bool {

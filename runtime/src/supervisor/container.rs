@@ -21,10 +21,10 @@ use super::requests::{Answer, Asker};
 use super::stdio::{Stdio, Wanted};
 use super::token::Token;
 use crate::exit::ExitRecord;
-use crate::launch::{Surroundings, launch_container};
+use crate::launch::{Ahead, Surroundings, launch_alone, launch_container};
 use crate::protocol::{
-    ContainerId, Event, ExitStatus, Exited, Failure, Process, RefusalCode, Reply, StartContainer, Started,
-    Target,
+    ContainerId, Event, ExitStatus, Exited, Failure, Given, Process, RefusalCode, Reply, StartContainer,
+    Started, Target,
 };
 
 /// How long an exit waits for the log writer: somewhat longer than the writer itself goes on reading, so that only a
@@ -109,9 +109,7 @@ impl Supervisor {
         &mut self,
         asker: Asker,
         start: StartContainer,
-        plan: &OwnedFd,
-        log: Option<OwnedFd>,
-        cgroup: Option<OwnedFd>,
+        mut given: Given,
     ) -> Answer {
         if let Some((key, _)) = self.containers.find(|container| container.id == start.container) {
             return Ok(self.join_start(key, asker));
@@ -135,7 +133,7 @@ impl Supervisor {
                 })));
             }
         };
-        match self.launch(&start, plan, cgroup.as_ref()) {
+        match self.launch(&start, &given) {
             Ok((launch, stdio)) => {
                 let starting = Starting {
                     launch,
@@ -144,13 +142,16 @@ impl Supervisor {
                         wanted: start.stdin,
                         once: start.stdin_once,
                     },
-                    log,
+                    log: given.log.take(),
                     oom,
                     askers: vec![asker],
                 };
                 let key = self.containers.reserve();
                 // Without a place in the set its end would never be seen.
-                if let Err(error) = self.poll.add(starting.launch.fd(), Token::Launch(key).pack()) {
+                if let Err(error) = self
+                    .poll
+                    .add_for_end(starting.launch.fd(), Token::Launch(key).pack())
+                {
                     return Ok(Some(Reply::system(&error)));
                 }
                 let phase = Phase::Starting(Box::new(starting));
@@ -177,12 +178,7 @@ impl Supervisor {
             .len()
     }
 
-    fn launch(
-        &mut self,
-        start: &StartContainer,
-        plan: &OwnedFd,
-        cgroup: Option<&OwnedFd>,
-    ) -> Result<(Launch, Stdio), Refused> {
+    fn launch(&mut self, start: &StartContainer, given: &Given) -> Result<(Launch, Stdio), Refused> {
         if self.namespaces.is_none() {
             return Err(Refused::Because(RefusalCode::NoPod));
         }
@@ -205,7 +201,7 @@ impl Supervisor {
         };
         let around = Surroundings {
             pod,
-            cgroup_v2: cgroup.map(AsFd::as_fd),
+            cgroup_v2: given.cgroup.as_ref().map(AsFd::as_fd),
             pid_target,
         };
         let wanted = match start.tty {
@@ -217,9 +213,22 @@ impl Supervisor {
             },
         };
         let (stdio, child) = wanted.make().map_err(Refused::System)?;
-        let launching = launch_container(plan.as_fd(), child, around).map_err(Refused::System)?;
-        self.reap_later(launching.stage1);
-        Ok((Launch::new(launching.channel), stdio))
+        let plan = given.plan.as_fd();
+        let launching = match start.alone && pod.user.is_none() {
+            true => {
+                let ahead = Ahead {
+                    root: given.root.as_ref().map(AsFd::as_fd),
+                    empty: given.empty.as_ref().map(AsFd::as_fd),
+                };
+                launch_alone(plan, child, around, ahead)
+            }
+            false => launch_container(plan, child, around),
+        };
+        let (launch, stage1) = Launch::new(launching.map_err(Refused::System)?);
+        if let Some(stage1) = stage1 {
+            self.reap_later(stage1);
+        }
+        Ok((launch, stdio))
     }
 
     /// The same container was asked for again.
@@ -291,7 +300,10 @@ impl Supervisor {
                 }
                 self.reply_all(&askers, || Reply::Failed(failure.clone()));
             }
-            Progress::Died => {
+            Progress::Died { process } => {
+                if let Some((_, pidfd)) = process {
+                    self.reap_later(pidfd);
+                }
                 if let Some(cgroup) = &container.cgroup {
                     // An empty or absent cgroup is what is wanted here.
                     let _ = signal_cgroup(cgroup, libc::SIGKILL);

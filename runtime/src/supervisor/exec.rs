@@ -147,10 +147,12 @@ impl Supervisor {
             Ok(launched) => launched,
             Err(error) => return Ok(Some(Reply::system(&error))),
         };
-        self.reap_later(launching.stage1);
-        let launch = Launch::new(launching.channel);
+        let (launch, stage1) = Launch::new(launching);
+        if let Some(stage1) = stage1 {
+            self.reap_later(stage1);
+        }
         let key = self.execs.reserve();
-        if let Err(error) = self.poll.add(launch.fd(), Token::ExecLaunch(key).pack()) {
+        if let Err(error) = self.poll.add_for_end(launch.fd(), Token::ExecLaunch(key).pack()) {
             return Ok(Some(Reply::system(&error)));
         }
         let phase = ExecPhase::Starting {
@@ -225,7 +227,10 @@ impl Supervisor {
                 }
                 Reply::Failed(failure)
             }
-            Progress::Died => {
+            Progress::Died { process } => {
+                if let Some((_, pidfd)) = process {
+                    self.reap_later(pidfd);
+                }
                 self.sweep_soon();
                 Reply::Failed(died())
             }

@@ -1,24 +1,27 @@
-//! A launch under way, as its channel tells it. One step per wake-up; never waits.
+//! A launch under way, as its channel tells it. Nothing that it tells is of use before its end, so that wakes nobody.
 //!
 //! ```text
-//!           Started{pid}      EOF
-//!   Waiting ─────────► Cloned ─────► Launched: execve succeeded
-//!      │                 │
-//!      │ EOF             │ Failed, EOF
-//!      ▼                 ▼
-//!    Died             Refused{step, path, errno}
+//!       Started{pid} or Prepared      EOF
+//!   Waiting ──────────────► Begun ─────────► Launched: execve succeeded
+//!      │                      │
+//!      │ EOF                  │ Failed, EOF
+//!      ▼                      ▼
+//!    Died                  Refused{step, path, errno}
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::launch::{LaunchChannel, LaunchMessage, Received, SetupFailure};
+use crate::launch::{Cloned, LaunchChannel, LaunchMessage, Launching, Received, SetupFailure};
 use crate::protocol::Failure;
 
 /// What has been heard so far.
 #[derive(Debug)]
 pub(super) struct Launch {
     channel: LaunchChannel,
+    /// The process that becomes the program, once it is known.
     process: Option<(i32, OwnedFd)>,
+    /// Whether that has got as far as `execve`, or died on the way without a word, when the channel ends.
+    has_begun: bool,
     console: Option<OwnedFd>,
     failure: Option<Failure>,
 }
@@ -39,18 +42,28 @@ pub(super) enum Progress {
         failure: Failure,
         process: Option<(i32, OwnedFd)>,
     },
-    /// Stage-1 ended without a word. Whatever it may have cloned is unknown: the cgroup must be killed.
-    Died,
+    /// The launch ended without a word. Whatever stage-1 may have cloned is unknown: the cgroup must be killed.
+    Died {
+        /// The process that is known, to be reaped.
+        process: Option<(i32, OwnedFd)>,
+    },
 }
 
 impl Launch {
-    pub(super) fn new(channel: LaunchChannel) -> Launch {
-        Launch {
-            channel,
-            process: None,
+    /// The launch, and the pidfd of a process of it that will exit by itself.
+    pub(super) fn new(launching: Launching) -> (Launch, Option<OwnedFd>) {
+        let (process, stage1) = match launching.cloned {
+            Cloned::Stage1(pidfd) => (None, Some(pidfd)),
+            Cloned::Init { pid, pidfd } => (Some((pid, pidfd)), None),
+        };
+        let launch = Launch {
+            channel: launching.channel,
+            process,
+            has_begun: false,
             console: None,
             failure: None,
-        }
+        };
+        (launch, stage1)
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -63,7 +76,9 @@ impl Launch {
             match self.channel.recv() {
                 Ok(Received::Message(LaunchMessage::Started { pid, pidfd })) => {
                     self.process.get_or_insert((pid, pidfd));
+                    self.has_begun = true;
                 }
+                Ok(Received::Message(LaunchMessage::Prepared)) => self.has_begun = true,
                 Ok(Received::Message(LaunchMessage::Console(master))) => {
                     self.console.get_or_insert(master);
                 }
@@ -76,17 +91,17 @@ impl Launch {
         }
         match (self.failure, self.process) {
             (Some(failure), process) => Progress::Refused { failure, process },
-            (None, Some((pid, pidfd))) => Progress::Launched {
+            (None, Some((pid, pidfd))) if self.has_begun => Progress::Launched {
                 pid,
                 pidfd,
                 console: self.console,
             },
-            (None, None) => Progress::Died,
+            (None, process) => Progress::Died { process },
         }
     }
 }
 
-/// What is reported when stage-1 died without a word.
+/// What is reported when a launch died without a word.
 pub(super) fn died() -> Failure {
     Failure {
         step: "launch".into(),

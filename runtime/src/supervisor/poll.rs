@@ -36,6 +36,16 @@ impl Poll {
         )?)
     }
 
+    /// Watches a socket for its end alone: what can be read from it wakes nobody.
+    pub(crate) fn add_for_end(&self, socket: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.0,
+            socket,
+            EventData::new_u64(token),
+            EventFlags::RDHUP,
+        )?)
+    }
+
     /// Forgets `fd`. Needed when another descriptor of the same open file lives on; else closing is enough.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         // The one error there is says that it was not in the set.

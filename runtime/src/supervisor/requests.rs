@@ -30,12 +30,7 @@ impl Supervisor {
             Request::Hello(hello) => self.hello(asker, &hello),
             _ if !self.is_greeted(asker) => Err(RefusalCode::HelloFirst),
             Request::CreatePod { plan } => Ok(Some(self.create_pod(&plan))),
-            Request::StartContainer {
-                start,
-                plan,
-                log,
-                cgroup,
-            } => self.start_container(asker, start, &plan, log, cgroup),
+            Request::StartContainer { start, given } => self.start_container(asker, start, given),
             Request::Exec { exec, plan, cgroup } => self.start_exec(asker, exec, &plan, cgroup.as_ref()),
             Request::Signal(signal) => self.signal(&signal),
             Request::ReopenLog { container, log } => self.reopen_log(&container, log),

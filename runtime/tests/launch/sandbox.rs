@@ -10,10 +10,10 @@ use std::sync::Arc;
 use nix::sched::CloneFlags;
 use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::launch::{
-    ChildStdio, ExactStrings, ExecContext, ExecPlan, IdMapping, IdRange, IpcMode, LaunchContext,
-    LaunchMessage, LaunchPlan, Launching, NetworkMode, PidMode, PodNamespaceRequest, PodNamespaces,
-    PodPidMode, PodPlan, Received, Rootfs, SetupFailure, Sharing, Surroundings, create_namespaces,
-    launch_container, launch_exec,
+    Ahead, ChildStdio, Cloned, ExactStrings, ExecContext, ExecPlan, IdMapping, IdRange, IpcMode,
+    LaunchContext, LaunchMessage, LaunchPlan, Launching, NetworkMode, PidMode, PodNamespaceRequest,
+    PodNamespaces, PodPidMode, PodPlan, Received, Rootfs, SetupFailure, Sharing, Surroundings,
+    create_namespaces, launch_alone, launch_container, launch_exec, make_empty_namespace,
 };
 use runtime::seccomp::Filter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -103,6 +103,7 @@ pub(crate) struct Sandbox {
     pub(crate) hierarchies: Arc<Hierarchies>,
     pub(crate) sharing: Sharing,
     user: Option<IdMapping>,
+    empty: OwnedFd,
     next: std::cell::Cell<u32>,
 }
 
@@ -114,6 +115,8 @@ pub(crate) struct Container {
     pub(crate) exact: ExactStrings,
     pub(crate) target: Option<OwnedFd>,
     pub(crate) filter: Option<Filter>,
+    /// Launched alone if its plan allows, as a daemon does; else in two stages.
+    pub(crate) alone: bool,
 }
 
 /// A process that has been executed.
@@ -187,7 +190,16 @@ impl Sandbox {
             hierarchies: Hierarchies::detect().unwrap(),
             sharing,
             user,
+            empty: make_empty_namespace().unwrap(),
             next: 0.into(),
+        }
+    }
+
+    /// What a daemon has for every container.
+    pub(crate) fn ahead(&self) -> Ahead<'_> {
+        Ahead {
+            root: None,
+            empty: Some(self.empty.as_fd()),
         }
     }
 
@@ -237,6 +249,7 @@ impl Sandbox {
             exact: ExactStrings::default(),
             target: None,
             filter: None,
+            alone: true,
         }
     }
 
@@ -271,7 +284,9 @@ impl Sandbox {
 
     /// Launches and waits for `execve`.
     pub(crate) fn start(&self, container: &Container) -> Result<Running, SetupFailure> {
-        let plan = self.plan(container).seal().unwrap();
+        let plan = self.plan(container);
+        let (is_alone, root) = (plan.is_alone(), None::<OwnedFd>);
+        let plan = plan.seal().unwrap();
         let v2 = container.cgroup.open_v2().unwrap();
         let around = Surroundings {
             pod: &self.pod,
@@ -280,11 +295,17 @@ impl Sandbox {
         };
         let terminal = container.spec["process"]["terminal"] == true;
         let (stdio, stdout, stderr) = pipes(terminal);
-        follow(
-            launch_container(plan.as_fd(), stdio, around).unwrap(),
-            stdout,
-            stderr,
-        )
+        let launching = match container.alone && is_alone {
+            true => {
+                let ahead = Ahead {
+                    root: root.as_ref().map(AsFd::as_fd),
+                    ..self.ahead()
+                };
+                launch_alone(plan.as_fd(), stdio, around, ahead)
+            }
+            false => launch_container(plan.as_fd(), stdio, around),
+        };
+        follow(launching.unwrap(), stdout, stderr)
     }
 
     /// Launches and expects a failure.
@@ -431,10 +452,18 @@ fn pipes(terminal: bool) -> (ChildStdio, File, File) {
 
 /// Follows a launch as the supervisor does.
 pub(crate) fn follow(launching: Launching, stdout: File, stderr: File) -> Result<Running, SetupFailure> {
-    let (mut started, mut console, mut failed) = (None, None, None);
+    let (mut started, mut console, mut failed, mut prepared) = (None, None, None, false);
+    let stage1 = match launching.cloned {
+        Cloned::Stage1(stage1) => Some(stage1),
+        Cloned::Init { pid, pidfd } => {
+            started = Some((pid, pidfd));
+            None
+        }
+    };
     loop {
         match launching.channel.recv().unwrap() {
             Received::Message(LaunchMessage::Started { pid, pidfd }) => started = Some((pid, pidfd)),
+            Received::Message(LaunchMessage::Prepared) => prepared = true,
             Received::Message(LaunchMessage::Console(master)) => console = Some(master),
             Received::Message(LaunchMessage::Failed(failure)) => failed = Some(failure),
             Received::Eof => break,
@@ -444,7 +473,10 @@ pub(crate) fn follow(launching: Launching, stdout: File, stderr: File) -> Result
             }
         }
     }
-    reap(&launching.stage1);
+    match &stage1 {
+        Some(stage1) => drop(reap(stage1)),
+        None => assert!(prepared || failed.is_some(), "init died without a word"),
+    }
     match (started, failed) {
         (Some((_, pidfd)), None) => Ok(Running {
             pidfd,

@@ -1,7 +1,6 @@
 //! A container to run: a root with busybox in it, a cgroup, a log file.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,8 +12,8 @@ use runtime::launch::{
     PidMode, PodNamespaceRequest, PodPidMode, PodPlan, Rootfs, Sharing,
 };
 use runtime::protocol::{
-    ContainerId, Event, Exec, ExecId, Exited, Process, Reply, Request, Signal, SignalScope, StartContainer,
-    Started, Target,
+    ContainerId, Event, Exec, ExecId, Exited, Given, Process, Reply, Request, Signal, SignalScope,
+    StartContainer, Started, Target,
 };
 use serde_json::{Value, json};
 
@@ -171,7 +170,7 @@ impl Container {
         fs::read_to_string(self.folder.path().join(name)).unwrap()
     }
 
-    fn plan(&self) -> OwnedFd {
+    fn plan(&self) -> LaunchPlan {
         let mut spec = json!({
             "ociVersion": "1.2.0",
             "process": self.process,
@@ -215,7 +214,7 @@ impl Container {
             images: Default::default(),
             hooks: None,
         };
-        LaunchPlan::from_spec(&spec, &context).unwrap().seal().unwrap()
+        LaunchPlan::from_spec(&spec, &context).unwrap()
     }
 
     /// The request that starts it, logging to `log`.
@@ -232,14 +231,15 @@ impl Container {
         start.tty = self.process["terminal"] == true;
         start.oom_file = self.cgroup.oom_counter().map(text);
         start.cgroup = self.cgroup.directories().next().map(text);
+        let plan = self.plan();
+        start.alone = plan.is_alone();
         change(&mut start);
-        let log = Some(self.log("log").into());
-        Request::StartContainer {
-            start,
-            plan: self.plan(),
-            log,
+        let given = Given {
+            log: Some(self.log("log").into()),
             cgroup: self.cgroup.open_v2().unwrap(),
-        }
+            ..Given::new(plan.seal().unwrap())
+        };
+        Request::StartContainer { start, given }
     }
 
     /// Starts it and returns its init.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::client::{ClientError, Frame, Kind, connect};
-use runtime::protocol::{ContainerId, RefusalCode, Reply, Request, StartContainer};
+use runtime::protocol::{ContainerId, Given, RefusalCode, Reply, Request, StartContainer};
 use rustix::process::Signal;
 
 use crate::pod::{Pod, await_readable, binary};
@@ -117,12 +117,8 @@ fn an_unknown_request_is_unsupported_and_a_malformed_one_closes_its_connection_o
 fn nothing_is_started_before_the_pod_exists_and_unknown_names_are_told_apart() {
     let (_pod, mut client) = Pod::spawn(None);
     let start = StartContainer::new(container());
-    let start = Request::StartContainer {
-        start,
-        plan: null(),
-        log: None,
-        cgroup: None,
-    };
+    let given = Given::new(null());
+    let start = Request::StartContainer { start, given };
     assert_eq!(client.refusal(start), RefusalCode::NoPod);
     assert_eq!(
         client.refusal(Request::CloseStdin {

@@ -65,19 +65,11 @@ fn a_terminal_is_logged_as_stdout() {
 
 /// Starts a container with another log than its own.
 fn start_logging_to(client: &mut crate::pod::Client, container: &Container, log: std::os::fd::OwnedFd) {
-    let Request::StartContainer {
-        start, plan, cgroup, ..
-    } = container.request()
-    else {
+    let Request::StartContainer { start, mut given } = container.request() else {
         panic!()
     };
-    let log = Some(log);
-    let request = Request::StartContainer {
-        start,
-        plan,
-        log,
-        cgroup,
-    };
+    given.log = Some(log);
+    let request = Request::StartContainer { start, given };
     crate::container::started(client.ask(request));
 }
 
