@@ -181,7 +181,11 @@ impl App {
             hooks: Some(crate::hooks::context(&self.config.state_dir, &record.id)),
         };
         let plan = LaunchPlan::from_spec(&spec, &context)?.filtered(filter(record));
-        Ok(Prepared { spec, plan })
+        Ok(Prepared {
+            spec,
+            plan,
+            root: None,
+        })
     }
 
     /// The plan of an exec, sealed.

@@ -23,7 +23,7 @@ use crate::stats::Meter;
 use crate::time::Nanos;
 use crate::{Error, Result};
 
-pub use ahead::Ahead;
+pub use ahead::{Ahead, RootAhead};
 pub use config::{
     ContainerConfig, ContainerName, Device, GroupsPolicy, ImageVolume, Mount, Propagation, Resources, RunAs,
     Security,
@@ -281,6 +281,8 @@ pub struct Prepared {
     pub spec: oci_spec::runtime::Spec,
     /// What follows from it.
     pub plan: runtime::launch::LaunchPlan,
+    /// Its root file system, if that is made before the start.
+    pub root: Option<RootAhead>,
 }
 
 /// A container and its state.

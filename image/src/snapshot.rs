@@ -24,7 +24,7 @@ mod probe;
 mod shelf;
 mod volume;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -149,6 +149,25 @@ impl Store {
         })
     }
 
+    /// Mounts of those layers of a snapshot that are [`Lower::Mounted`], in their order, for who cannot enter the namespace
+    /// that they are in. Blocks.
+    ///
+    /// # Errors
+    /// No such snapshot, a layer that is gone, or the file system's.
+    pub fn snapshot_mounts(&self, key: &str) -> Result<Vec<OwnedFd>, Error> {
+        self.inner.mounts_of(key)
+    }
+
+    /// Gives a snapshot's scratch directory anew: a volatile overlay refuses one that was used. Nothing may use it now.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn renew_work(&self, key: &str) -> Result<(), Error> {
+        check(key)?;
+        self.inner.snapshots.renew_work(key)
+    }
+
     /// The keys of all snapshots.
     #[must_use]
     pub fn snapshots(&self) -> Vec<String> {
@@ -256,6 +275,25 @@ impl Inner {
             image: record.image.clone(),
             root,
         })
+    }
+
+    fn mounts_of(&self, key: &str) -> Result<Vec<OwnedFd>, Error> {
+        let record = self.snapshots.known().get(key).cloned();
+        let missing = || Error::NoSuchImage { name: key.to_owned() };
+        let record = record.ok_or_else(missing)?;
+        let infos = self.infos(&record.layers);
+        let root = self.root_of(key, &record, &infos)?;
+        let SnapshotRoot::Overlay { lower, .. } = root else {
+            return Ok(Vec::new());
+        };
+        let named = |name: &String| record.layers.iter().find(|key| key.as_str() == name);
+        let mounted = lower.iter().filter_map(|layer| match layer {
+            Lower::Directory(_) => None,
+            Lower::Mounted { name, .. } => named(name),
+        });
+        mounted
+            .map(|key| self.layers.mounted(key).map(|(_, mount)| mount))
+            .collect()
     }
 
     fn infos(&self, layers: &[LayerKey]) -> Vec<LayerInfo> {

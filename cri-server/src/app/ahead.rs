@@ -1,11 +1,15 @@
-//! What a container has of the node, made by one thread: its writable layer, and ahead of its start its cgroup, which on v1
-//! is a directory in each of ten hierarchies.
+//! What a container has of the node, made beside the rest of it: its writable layer, and ahead of its start its cgroup, which on
+//! v1 is a directory in each of ten hierarchies, and its root file system.
 //!
 //! ```text
-//!   CreateContainer   filter ─────────┬─ record, launch plan ─ answer
-//!                     writable layer ─┴─ cgroup and limits ────────────┐
+//!   CreateContainer   filter ─────────┬─ record, launch plan ┬─ answer
+//!                     writable layer ─┴─ cgroup and limits ──┼─────────┐
+//!                                                            └─ root ──┤
 //!   StartContainer                                                     └─ waits for what is left of that
 //! ```
+//! A root is a mount that is attached nowhere: it goes with the daemon. Who finds a container that was created before gives its
+//! overlay a fresh scratch directory, since one that was used is refused.
+//!
 //! A writable layer has its container's name and is there first: by it the next daemon finds what one that was killed has
 //! made of a container without a record. Whoever removes the cgroup waits until nobody makes it any more.
 
@@ -16,11 +20,14 @@ use std::sync::atomic::Ordering;
 use image::ImageId;
 use oci_spec::runtime::LinuxResources;
 use runtime::cgroup::systemd::Scope;
+use runtime::launch::LaunchPlan;
 use tokio::sync::oneshot::{self, Receiver};
 
 use super::{App, Cgroups};
-use crate::container::{Ahead, Container};
+use crate::container::{Ahead, Container, ContainerRecord, Prepared, RootAhead};
 use crate::ids::ContainerId;
+use crate::pod::Pod;
+use crate::task::blocking;
 use crate::{Error, Result};
 
 /// What is to be made.
@@ -65,6 +72,36 @@ impl App {
             made.is_ok()
         });
         Ok((layer, Ahead::begun(work)))
+    }
+
+    /// Begins to make the root file system of a container whose writable layer is there; `None` where its launch does that.
+    pub fn make_root_ahead(self: &Arc<Self>, id: &ContainerId, plan: &LaunchPlan) -> Option<RootAhead> {
+        let (app, id, root) = (self.clone(), id.clone(), plan.root()?);
+        let work = tokio::task::spawn_blocking(move || {
+            let mounted = app.images.snapshot_mounts(id.as_str()).map_err(Error::from);
+            let made =
+                mounted.and_then(|mounted| root.make(mounted).map_err(|failed| Error::Launch(failed.into())));
+            made.inspect_err(|error| {
+                tracing::debug!(container = id.short(), %error, "no root ahead of the start, which will tell why");
+                if let Err(error) = app.images.renew_work(id.as_str()) {
+                    tracing::warn!(container = id.short(), %error, "its start will fail");
+                }
+            })
+            .unwrap_or_default()
+        });
+        Some(RootAhead::begun(work))
+    }
+
+    /// Works out the start of a container that a daemon before this one created.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`], and [`Error::Image`].
+    pub async fn prepare_again(self: &Arc<Self>, pod: &Pod, record: &ContainerRecord) -> Result<Prepared> {
+        let prepared = self.prepare(pod, record, record.spec()?)?;
+        let (app, id) = (self.clone(), record.id.clone());
+        // That daemon may have made the root.
+        blocking(move || Ok(app.images.renew_work(id.as_str())?)).await?;
+        Ok(prepared)
     }
 
     /// Removes the cgroup of a container that does not run, unless this daemon has. It is begun when the outer future is

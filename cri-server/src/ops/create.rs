@@ -139,7 +139,16 @@ async fn make(
         Ok(cleanup.store.remove_container(&gone).await?)
     });
     // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
-    let prepared = app.prepare(pod, &record, built.spec)?;
+    let mut prepared = app.prepare(pod, &record, built.spec)?;
+    if pod.ready()?.launches_alone() {
+        prepared.root = app.make_root_ahead(&record.id, &prepared.plan);
+    }
+    if let Some(root) = prepared.root.clone() {
+        undo.push("root", async move {
+            root.discard().await;
+            Ok(())
+        });
+    }
     recorded.await?;
     pod.ready()?;
     Ok((record, prepared, ahead))

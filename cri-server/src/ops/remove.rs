@@ -47,6 +47,10 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
         true => None,
         false => Some(container.turn.lock().await),
     };
+    if let Some(root) = container.take_prepared().and_then(|unused| unused.root) {
+        progress.stage("root");
+        root.discard().await;
+    }
     progress.stage("supervisor and writable layer");
     let wire_id = container.record.wire_id()?;
     let forget = async {

@@ -90,21 +90,21 @@ async fn launch(
         let files = PodFiles::new(&app.config.state_dir, pod.id());
         app.host.relabel(&files, record).await?;
     }
-    progress.stage("cgroup and log");
-    let Prepared { spec, plan } = match container.take_prepared() {
+    progress.stage("cgroup, root and log");
+    let Prepared { spec, plan, root } = match container.take_prepared() {
         Some(prepared) => prepared,
-        // Created by a daemon before this one.
-        None => app.prepare(pod, record, record.spec()?)?,
+        None => app.prepare_again(pod, record).await?,
     };
     if hooks::has_any(&spec) {
         hooks::make_bundle(&app.config.state_dir, record, spec.clone()).await?;
     }
     // Side by side; and both to their ends, so that nothing is made after a failure was undone.
     let alone = plan.is_alone() && supervisor.launches_alone();
-    let (log, sealed, cgroup) = tokio::join!(
+    let (log, sealed, cgroup, root) = tokio::join!(
         open_log(container),
         async { plan.seal().map_err(Error::io("seal", "launch plan")) },
         cgroup_of(app, container, &spec),
+        async { root.as_ref()?.take().await },
     );
     let (log, plan, cgroup) = (log?, sealed?, cgroup?);
     progress.waiting("launch", "the container's own set-up");
@@ -118,6 +118,7 @@ async fn launch(
     start.alone = alone;
     let given = protocol::Given {
         log,
+        root,
         cgroup: cgroup.open_v2()?,
         empty: alone.then(|| app.empty_mounts()).flatten(),
         ..protocol::Given::new(plan)

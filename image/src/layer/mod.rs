@@ -183,7 +183,8 @@ impl Layers {
         self.mounted(key).map(|(namespace, _)| namespace)
     }
 
-    fn mounted(&self, key: &LayerKey) -> Result<(PathBuf, OwnedFd), Error> {
+    /// As [`Self::mount`], with a clone of the mount.
+    pub(crate) fn mounted(&self, key: &LayerKey) -> Result<(PathBuf, OwnedFd), Error> {
         let image = self.folder.join(key.as_str()).join(IMAGE);
         let nowhere = || Error::io("mount", &image)(std::io::ErrorKind::Unsupported.into());
         let mounts = self.mounts.as_ref().ok_or_else(nowhere)?;

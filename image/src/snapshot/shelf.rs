@@ -104,6 +104,13 @@ impl Snapshots {
         made
     }
 
+    /// The scratch directory as it was made; what it was goes to the trash.
+    pub(super) fn renew_work(&self, key: &str) -> Result<(), Error> {
+        let work = self.folder.join(key).join(WORK);
+        self.trash.discard(&work).map_err(Error::io("discard", &work))?;
+        create_dir(&work, 0o700)
+    }
+
     /// The image it was on; `None` when there is no such snapshot.
     pub(super) fn remove(&self, key: &str) -> Result<Option<ImageId>, Error> {
         check(key)?;

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, open};
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
@@ -45,6 +45,27 @@ pub(crate) fn prepare(
             map(layer, made, user).step_at(Step::MapIds, path(layer))?;
         }
         give_upper(upper, user)?;
+    }
+    stack(&layers, upper, work, label).step_at(Step::PrepareRoot, upper)
+}
+
+/// As [`prepare`], from mounts that the caller has, top first; for a process that cannot visit another mount namespace,
+/// because its threads share a root directory.
+pub(crate) fn prepare_from(
+    lower: &[LayerPlan],
+    mounted: Vec<OwnedFd>,
+    upper: &HostPath,
+    work: &HostPath,
+    label: Option<&str>,
+) -> StepResult<OwnedFd> {
+    let mut mounted = mounted.into_iter();
+    let mut layers = Vec::with_capacity(lower.len());
+    for layer in lower {
+        let found = match layer {
+            LayerPlan::Directory { path } => directory(path),
+            LayerPlan::Mounted { .. } => mounted.next().ok_or(Errno::NOENT),
+        };
+        layers.push(found.step_at(Step::PrepareRoot, path(layer))?);
     }
     stack(&layers, upper, work, label).step_at(Step::PrepareRoot, upper)
 }

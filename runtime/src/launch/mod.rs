@@ -65,7 +65,7 @@ pub use channel::{LaunchChannel, LaunchMessage, Received};
 pub use empty::make as make_empty_namespace;
 pub use mounts::probe_recursive_read_only;
 pub(crate) use plan::{CgroupLayout, HierarchyMount};
-pub use plan::{ExecPlan, LaunchPlan, PidMode};
+pub use plan::{ExecPlan, LaunchPlan, PidMode, Root};
 pub use pod::{
     IpcMode, NetworkMode, PodInit, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, begin_network,
     complete_namespaces, create_namespaces,
@@ -102,7 +102,7 @@ pub struct Surroundings<'a> {
 /// What was made ready for a container that is launched alone. It can do without any of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ahead<'a> {
-    /// The root file system as a detached mount, as [`LaunchPlan::make_root`] gives it.
+    /// The root file system as a detached mount, as [`Root::make`] gives it.
     pub root: Option<BorrowedFd<'a>>,
     /// What [`make_empty_namespace`] gives: the container's mount namespace is copied from it, and not from the host's,
     /// which costs for each mount that the host has.

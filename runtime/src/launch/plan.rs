@@ -11,6 +11,7 @@ use minicbor::{Decode, Encode};
 use super::sealed::seal;
 use super::userns::IdMapping;
 use super::values::{ContainerPath, HostPath, ProcessString};
+use super::{SetupFailure, layers, rootfs};
 use crate::seccomp::Filter;
 
 mod mounts;
@@ -242,12 +243,42 @@ impl LaunchPlan {
         self
     }
 
+    /// The root file system, to be made before the launch; `None` for a container that is not launched alone.
+    pub fn root(&self) -> Option<Root> {
+        self.is_alone().then(|| Root(self.root.clone()))
+    }
+
     /// Writes the plan into a sealed memfd, to be passed to a supervisor.
     ///
     /// # Errors
     /// What `memfd_create`, `write` and `fcntl(F_ADD_SEALS)` answer.
     pub fn seal(&self) -> io::Result<OwnedFd> {
         seal(self)
+    }
+}
+
+/// The root file system of a container that is launched alone.
+#[derive(Debug, Clone)]
+pub struct Root(RootPlan);
+
+impl Root {
+    /// Makes it, attached nowhere, for [`Ahead::root`](super::Ahead): most of what a launch has to write to a disk. `mounted`
+    /// are mounts of those layers that the host does not see, top first. `None` where it takes a place to mount at, which
+    /// only the launch itself has.
+    ///
+    /// An overlay's scratch directory serves once (`volatile`): after this, whatever came of it, a launch without the root
+    /// that this gave needs a fresh one. May wait for the file system of the layers.
+    ///
+    /// # Errors
+    /// [`Step::PrepareRoot`](super::Step) with the layer, and what the kernel answers.
+    pub fn make(&self, mounted: Vec<OwnedFd>) -> Result<Option<OwnedFd>, SetupFailure> {
+        let label = self.0.label.as_deref();
+        match &self.0.source {
+            RootSource::Layers { lower, upper, work } => {
+                layers::prepare_from(lower, mounted, upper, work, label).map(Some)
+            }
+            source => rootfs::prepare(source, label, None),
+        }
     }
 }
 

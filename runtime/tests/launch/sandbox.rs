@@ -285,7 +285,7 @@ impl Sandbox {
     /// Launches and waits for `execve`.
     pub(crate) fn start(&self, container: &Container) -> Result<Running, SetupFailure> {
         let plan = self.plan(container);
-        let (is_alone, root) = (plan.is_alone(), None::<OwnedFd>);
+        let (is_alone, root) = (plan.is_alone(), self.root_ahead(container, &plan)?);
         let plan = plan.seal().unwrap();
         let v2 = container.cgroup.open_v2().unwrap();
         let around = Surroundings {
@@ -306,6 +306,14 @@ impl Sandbox {
             false => launch_container(plan.as_fd(), stdio, around),
         };
         follow(launching.unwrap(), stdout, stderr)
+    }
+
+    /// Every other root is made ahead, as a daemon does for containers that it has created itself.
+    fn root_ahead(&self, container: &Container, plan: &LaunchPlan) -> Result<Option<OwnedFd>, SetupFailure> {
+        match plan.root() {
+            Some(root) if container.alone && self.next.get() % 2 == 0 => root.make(Vec::new()),
+            _ => Ok(None),
+        }
     }
 
     /// Launches and expects a failure.
