@@ -7,8 +7,8 @@
 //! | Verb | Steps |
 //! |---|---|
 //! | [`run_pod`] | record intent, supervisor and namespaces → cgroup, files and network → record ready |
-//! | [`stop_pod`] | stop containers → network, supervisor, files' mounts; behind the answer record and cgroups |
-//! | [`remove_pod`] | stop → remove containers → files and cgroups → record |
+//! | [`stop_pod`] | stop containers → network, supervisor, files' mounts and cgroup; behind the answer the record |
+//! | [`remove_pod`] | stop → remove containers → files → record |
 //! | [`create`] | image → specification → writable layer (then, also behind the answer, the cgroup) → record; no process |
 //! | [`start`] | cgroup → launch plan → log → one message to the supervisor → record |
 //! | [`stop`] | signal → grace → kill the cgroup; a further stop only shortens the grace |

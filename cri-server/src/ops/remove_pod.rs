@@ -37,14 +37,13 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
     for container in pod.containers() {
         ops::remove::remove_container(&app, &pod, &container).await?;
     }
-    progress.stage("files and cgroups");
-    let (own, cleared, left) = tokio::join!(
-        app.remove_cgroup(&pod.record.cgroup),
+    progress.stage("files");
+    let (cleared, left) = tokio::join!(
         app.host
             .remove_files(PodFiles::new(&app.config.state_dir, pod.id())),
         app.remove_supervisor_cgroup(pod.id()),
     );
-    own.and(cleared).and(left)?;
+    cleared.and(left)?;
     progress.stage("record");
     app.store.remove_pod(pod.id()).await?;
     app.registry.remove_pod(&pod);

@@ -52,14 +52,15 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
     join_all(stops).await.into_iter().collect::<Result<Vec<()>>>()?;
 
     // Nothing of the pod runs now. What is left has nothing to do with each other.
-    progress.waiting("network, supervisor and mounts", "the pod network");
-    let (detached, left, unmounted) = tokio::join!(
+    progress.waiting("network, supervisor, mounts and cgroup", "the pod network");
+    let (detached, left, unmounted, removed) = tokio::join!(
         detach(&app, &pod),
         leave(&pod),
         app.host
             .release_mounts(PodFiles::new(&app.config.state_dir, pod.id())),
+        app.remove_cgroup(&pod.record.cgroup),
     );
-    detached.and(left).and(unmounted)?;
+    detached.and(left).and(unmounted).and(removed)?;
 
     let now = time::now();
     // A stop that is repeated happened before.
@@ -73,13 +74,9 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
         if let Err(error) = recorded.await {
             tracing::error!(pod = %pod.record.config.name, %error, "could not record a stop");
         }
-        // Nobody is in them. The removal of the pod does it again, and tells.
-        let (own, supervisors) = tokio::join!(
-            app.remove_cgroup(&pod.record.cgroup),
-            app.remove_supervisor_cgroup(pod.id()),
-        );
-        if let Err(error) = own.and(supervisors) {
-            tracing::warn!(pod = %pod.record.config.name, %error, "a cgroup of the sandbox stays for now");
+        // The removal of the pod does it again, and tells.
+        if let Err(error) = app.remove_supervisor_cgroup(pod.id()).await {
+            tracing::warn!(pod = %pod.record.config.name, %error, "the supervisor's cgroup stays for now");
         }
     });
     Ok(())
