@@ -28,7 +28,7 @@ use crate::store::Store;
 use crate::streaming::Streaming;
 use crate::{Error, Result};
 
-pub use ahead::Wanted;
+pub use ahead::{Begun, Wanted};
 pub use cgroups::{Cgroups, Place};
 pub use features::Features;
 

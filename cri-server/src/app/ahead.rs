@@ -2,10 +2,10 @@
 //! v1 is a directory in each of ten hierarchies, and its root file system.
 //!
 //! ```text
-//!   CreateContainer   filter ─────────┬─ record, launch plan ┬─ answer
-//!                     writable layer ─┴─ cgroup and limits ──┼─────────┐
-//!                                                            └─ root ──┤
-//!   StartContainer                                                     └─ waits for what is left of that
+//!   CreateContainer   specification, filter ─┬───── record, launch plan ┬─ answer
+//!                     writable layer, cgroup ┴─ limits ─────────────────┼─────────┐
+//!                                                                       └─ root ──┤
+//!   StartContainer                                                                └─ waits for what is left of that
 //! ```
 //! A root is a mount that is attached nowhere: it goes with the daemon. Who finds a container that was created before gives its
 //! overlay a fresh scratch directory, since one that was used is refused.
@@ -21,7 +21,7 @@ use image::ImageId;
 use oci_spec::runtime::LinuxResources;
 use runtime::cgroup::systemd::Scope;
 use runtime::launch::LaunchPlan;
-use tokio::sync::oneshot::{self, Receiver};
+use tokio::sync::oneshot::{self, Receiver, Sender};
 
 use super::{App, Cgroups};
 use crate::container::{Ahead, Container, ContainerRecord, Prepared, RootAhead};
@@ -40,20 +40,29 @@ pub struct Wanted {
     pub volumes: usize,
     /// The path of its cgroup.
     pub cgroup: String,
-    /// What limits it.
-    pub limits: Option<LinuxResources>,
+}
+
+/// What is being made.
+pub struct Begun {
+    /// Tells of the layer.
+    pub layer: Receiver<Result<()>>,
+    /// Takes the limits of the cgroup, once they are known.
+    pub limits: Sender<Option<LinuxResources>>,
+    /// The cgroup, with those limits.
+    pub ahead: Ahead,
 }
 
 impl App {
-    /// Begins to make a container's writable layer on an image, and then its cgroup with its limits. Where systemd keeps
-    /// that, it would last only while a process is in it, so it is left to the start.
+    /// Begins to make a container's writable layer on an image, and then its cgroup. Where systemd keeps that, it would last
+    /// only while a process is in it, so it is left to the start.
     ///
     /// # Errors
     /// [`Error::Cgroup`] for a path that is none. What goes wrong with the layer comes by the channel; with the cgroup the
     /// start tries again, and tells.
-    pub fn make_ahead(self: &Arc<Self>, wanted: Wanted) -> Result<(Receiver<Result<()>>, Ahead)> {
+    pub fn make_ahead(self: &Arc<Self>, wanted: Wanted) -> Result<Begun> {
         let cgroup = self.cgroups.open(&wanted.cgroup)?;
         let (made, layer) = oneshot::channel();
+        let (limits, known) = oneshot::channel::<Option<LinuxResources>>();
         let app = self.clone();
         let work = tokio::task::spawn_blocking(move || {
             let prepared = app
@@ -65,13 +74,18 @@ impl App {
             if !has_layer || Scope::of(&cgroup).is_some() {
                 return false;
             }
-            let made = cgroup.create(wanted.limits.as_ref());
+            let made = cgroup.create(None).and_then(|()| {
+                // Without limits nothing comes of this container.
+                let limits = known.blocking_recv().unwrap_or_default();
+                cgroup.limit(limits.as_ref())
+            });
             if let Err(error) = &made {
                 tracing::debug!(cgroup = wanted.cgroup, %error, "no cgroup ahead of the start");
             }
             made.is_ok()
         });
-        Ok((layer, Ahead::begun(work)))
+        let ahead = Ahead::begun(work);
+        Ok(Begun { layer, limits, ahead })
     }
 
     /// Begins to make the root file system of a container whose writable layer is there; `None` where its launch does that.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cri_api::v1;
 use image::Image;
 
-use crate::app::{App, Wanted};
+use crate::app::{App, Begun, Wanted};
 use crate::container::{Ahead, Container, ContainerConfig, ContainerRecord, ContainerState, Prepared};
 use crate::ids::ContainerId;
 use crate::inflight::Progress;
@@ -88,25 +88,26 @@ async fn make(
     progress.stage("specification");
     let declared = ops::volumes::declared(app, &id, &image.config.process, &config)?;
     let cgroup = app.cgroups.of_container(&pod.record.cgroup, &id)?;
-    let built = specify(app, pod, &config, &image, (&id, &cgroup, &declared)).await?;
-
-    progress.stage("writable layer and record");
     let (cleanup, gone) = (app.clone(), id.clone());
     undo.push("writable layer", async move {
         Ok(cleanup.images.remove_snapshot(gone.as_str()).await?)
     });
-    let (layer, ahead) = app.make_ahead(Wanted {
+    let Begun { layer, limits, ahead } = app.make_ahead(Wanted {
         id: id.clone(),
         image: image.id.clone(),
         volumes: declared.len(),
         cgroup: cgroup.clone(),
-        limits: specified(&built.spec),
     })?;
     let (cleanup, path, begun) = (app.clone(), cgroup.clone(), ahead.clone());
     undo.push("cgroup", async move {
         begun.settled().await;
         cleanup.remove_cgroup(&path).await
     });
+    let built = specify(app, pod, &config, &image, (&id, &cgroup, &declared)).await?;
+    // Who wants none has ended already, and said so by the layer.
+    let _ = limits.send(specified(&built.spec));
+
+    progress.stage("writable layer and record");
     let seccomp = app.confinement.seccomp(&config.security, &built.spec).await?;
     let record = ContainerRecord {
         pod: pod.id().clone(),

@@ -258,6 +258,22 @@ impl Cgroup {
         outcome
     }
 
+    /// Writes the limits of a cgroup that was made without any.
+    ///
+    /// # Errors
+    /// [`CgroupError`] of the limit; those before it stay.
+    pub fn limit(&self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
+        let settings = resources.map_or(Ok(Vec::new()), |resources| {
+            limits::settings(&self.hierarchies, resources)
+        })?;
+        if self.hierarchies.layout() == Layout::V2 {
+            self.members()
+                .for_each(|v2| tree::enable_controllers(v2, &self.path, &settings));
+        }
+        limits::write(&settings, &self.path)?;
+        self.guard_devices(resources)
+    }
+
     /// On v2, lets a program decide which devices may be used; v1 has files for that.
     fn guard_devices(&self, resources: Option<&LinuxResources>) -> Result<(), CgroupError> {
         let rules = resources.and_then(|resources| resources.devices().as_deref());

@@ -39,9 +39,9 @@ pub(super) fn create(
     made: &mut Made,
 ) -> Result<(), CgroupError> {
     let leaf = hierarchy.mount.join(path);
-    let needs_parents = match make(&leaf, made) {
-        Ok(created) => !created && !leaf.is_dir(),
-        Err(Errno::NOENT) => true,
+    let (created, needs_parents) = match make(&leaf, made) {
+        Ok(created) => (created, !created && !leaf.is_dir()),
+        Err(Errno::NOENT) => (false, true),
         Err(errno) => {
             return Err(CgroupError::Create {
                 path: leaf,
@@ -53,16 +53,16 @@ pub(super) fn create(
         let mut current = hierarchy.mount.clone();
         for component in path {
             current.push(component);
-            make(&current, made).map_err(|errno| CgroupError::Create {
+            let created = make(&current, made).map_err(|errno| CgroupError::Create {
                 path: current.clone(),
                 source: errno.into(),
             })?;
             if hierarchy.has("cpuset") {
-                inherit_cpuset(&current)?;
+                inherit_cpuset(&current, created)?;
             }
         }
     } else if hierarchy.has("cpuset") {
-        inherit_cpuset(&leaf)?;
+        inherit_cpuset(&leaf, created)?;
     }
     if hierarchy.is_v2() {
         enable_controllers(hierarchy, path, settings);
@@ -82,11 +82,11 @@ fn make(path: &Path, made: &mut Made) -> Result<bool, Errno> {
     }
 }
 
-/// A new v1 cpuset has no CPU and no memory node, and takes no process until it has.
-fn inherit_cpuset(path: &Path) -> Result<(), CgroupError> {
+/// A new v1 cpuset has no CPU and no memory node, and takes no process until it has; an old one may be somebody's choice.
+fn inherit_cpuset(path: &Path, is_new: bool) -> Result<(), CgroupError> {
     let parent = path.parent().unwrap_or(path);
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if read(&path.join(file))?.is_empty() {
+        if is_new || read(&path.join(file))?.is_empty() {
             write_file(&path.join(file), &read(&parent.join(file))?)?;
         }
     }
@@ -95,7 +95,7 @@ fn inherit_cpuset(path: &Path) -> Result<(), CgroupError> {
 
 /// In v2 a controller works in a cgroup if all its ancestors pass it on. One that cannot be passed on is missed by
 /// the limit that needs it, which then fails with the name of its file.
-fn enable_controllers(hierarchy: &Hierarchy, path: &Path, settings: &[Setting]) {
+pub(super) fn enable_controllers(hierarchy: &Hierarchy, path: &Path, settings: &[Setting]) {
     let available = read(&hierarchy.mount.join("cgroup.controllers")).unwrap_or_default();
     let written = settings
         .iter()
