@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use minicbor::{Decode, Encode};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::SealFlags;
 use rustix::io::Errno;
+
+use crate::sys::memfd;
 
 /// No plan is larger; a larger memfd is refused before it is read.
 const PLAN_MAX: u64 = 16 << 20;
@@ -14,19 +16,7 @@ const PLAN_MAX: u64 = 16 << 20;
 pub(crate) fn seal<T: Encode<()>>(value: &T) -> io::Result<OwnedFd> {
     let mut bytes = Vec::with_capacity(4096);
     minicbor::encode(value, &mut bytes).map_err(io::Error::other)?;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // NOEXEC_SEAL (Linux 6.3) is demanded where vm.memfd_noexec is 2, and unknown to older kernels.
-    let memfd = rustix::fs::memfd_create("plan", flags | MemfdFlags::NOEXEC_SEAL)
-        .or_else(|_| rustix::fs::memfd_create("plan", flags))?;
-    let mut rest = bytes.as_slice();
-    while !rest.is_empty() {
-        rest = &rest[rustix::io::write(&memfd, rest)?..];
-    }
-    rustix::fs::fcntl_add_seals(
-        &memfd,
-        SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
-    )?;
-    Ok(memfd)
+    memfd::sealed(c"plan", &bytes)
 }
 
 /// Reads a value from a memfd that the daemon sealed. The fd's offset is left alone.
@@ -60,6 +50,7 @@ mod tests {
         Capabilities, CgroupEntry, ExecPlan, LimitedResource, ProcessPlan, ResourceLimit, Terminal,
     };
     use crate::launch::values::{ContainerPath, HostPath, ProcessString};
+    use rustix::fs::MemfdFlags;
     use std::os::fd::AsFd;
 
     fn exec_plan() -> ExecPlan {

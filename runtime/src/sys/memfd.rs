@@ -15,6 +15,9 @@ const FROZEN: SealFlags = SealFlags::SEAL
     .union(SealFlags::GROW)
     .union(SealFlags::WRITE);
 
+/// How often sealing is tried.
+const SEALINGS: usize = 10;
+
 /// A sealed memfd with `bytes`.
 pub(crate) fn sealed(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
     let mut file = create(name, MemfdFlags::NOEXEC_SEAL)?;
@@ -64,8 +67,17 @@ fn create(name: &CStr, kind: MemfdFlags) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
+/// The kernel refuses as long as somebody else holds a page, be it for a moment: whoever moves memory about does, and may be
+/// held up himself on a busy machine. It waits for 150 ms each time.
 fn seal(file: impl AsFd) -> io::Result<()> {
-    Ok(fcntl_add_seals(file, FROZEN)?)
+    let mut answer = Err(Errno::BUSY);
+    for _ in 0..SEALINGS {
+        answer = fcntl_add_seals(&file, FROZEN);
+        if answer != Err(Errno::BUSY) {
+            break;
+        }
+    }
+    Ok(answer?)
 }
 
 #[cfg(test)]

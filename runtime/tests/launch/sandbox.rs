@@ -311,7 +311,7 @@ impl Sandbox {
     /// Every other root is made ahead, as a daemon does for containers that it has created itself.
     fn root_ahead(&self, container: &Container, plan: &LaunchPlan) -> Result<Option<OwnedFd>, SetupFailure> {
         match plan.root() {
-            Some(root) if container.alone && self.next.get() % 2 == 0 => root.make(Vec::new()),
+            Some(root) if container.alone && self.next.get().is_multiple_of(2) => root.make(Vec::new()),
             _ => Ok(None),
         }
     }

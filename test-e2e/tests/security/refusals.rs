@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_cri::v1 as cri;
 use k8s_cri::v1::security_profile::ProfileType;
+use test_e2e::eventually::until;
 use test_e2e::harness::Server;
 use test_e2e::leaks::Trace;
 use test_e2e::specs::{Container, Pod};
@@ -319,6 +320,12 @@ async fn a_target_is_a_running_container_of_the_pod() {
         other.start(&sleeper("far")).await,
     );
     let idle = pod.create(&sleeper("idle")).await.unwrap();
+    // Its cgroup may be made behind the answer.
+    let groups = |id: &str| {
+        let of = |trace: &Trace| matches!(trace, Trace::Cgroup(path) if path.ends_with(id));
+        server.traces().iter().filter(|trace| of(trace)).count()
+    };
+    until("all of its cgroup is there", || groups(&idle) == groups(&near)).await;
     let into = |name: &str, target: &str| {
         Container::new(name, &image)
             .shell("cat /proc/1/cmdline | busybox tr '\\0' ' '")
