@@ -121,7 +121,9 @@ impl Supervisor {
         if !self.log.has_room(starting) {
             return Err(RefusalCode::Full);
         }
-        let oom = match start.oom_file.as_deref().map(OomCounter::open).transpose() {
+        let explained = self.oom_kills_known(None);
+        let counter = start.oom_file.as_deref();
+        let oom = match counter.map(|file| OomCounter::open(file, explained)).transpose() {
             Ok(oom) => oom,
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
@@ -360,19 +362,32 @@ impl Supervisor {
         })
     }
 
+    /// The kernel's kills for want of memory that are known of the pod's containers, except one.
+    fn oom_kills_known(&self, except: Option<u32>) -> u64 {
+        let others = self.containers.iter().filter(|(key, _)| Some(*key) != except);
+        let running = others.filter_map(|(_, other)| other.phase.running().ok()?.oom.as_ref()?.rise());
+        self.oom_kills + running.sum::<u64>()
+    }
+
     /// A container's init has ended.
     pub(super) fn init_ended(&mut self, key: u32) {
-        let Some(container) = self.containers.get_mut(key) else {
+        let Some(container) = self.containers.get(key) else {
             return;
         };
         let Phase::Running(running) = &container.phase else {
             return;
         };
         // Read before the child is reaped: a cgroup without processes may vanish at any time.
-        let out_of_memory = running.oom.as_ref().is_some_and(OomCounter::has_risen);
+        let rise = running.oom.as_ref().and_then(OomCounter::rise);
+        let known = || self.oom_kills_known(Some(key));
+        let out_of_memory = running.oom.as_ref().is_some_and(|oom| oom.has_risen(known));
         let Some(ended) = running.child.reap() else { return };
         let process = running.child.process;
         let oom_killed = out_of_memory && ended.is_sigkill();
+        self.oom_kills += rise.unwrap_or(u64::from(oom_killed));
+        let Some(container) = self.containers.get_mut(key) else {
+            return;
+        };
         let status = ended.status(&process, oom_killed);
         container.phase = Phase::Draining(Draining {
             process,

@@ -36,6 +36,8 @@ pub(super) struct Supervisor {
     pub(super) log: LogPump,
     pub(super) sweeping: Option<Sweeping>,
     pub(super) reexec: Option<PendingReexec>,
+    /// The kernel's kills for want of memory in containers that have ended.
+    pub(super) oom_kills: u64,
     pub(super) leaving: bool,
 }
 

@@ -1,9 +1,13 @@
 //! How often the kernel killed in a container's cgroup for want of memory.
+//!
+//! systemd removes a scope as soon as nobody is in it, which may be before its counter is read. On v2 the pod's counter has
+//! the kills of all its containers: what has risen there and in none of the others was this one's.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// The `oom_kill` counter of a cgroup: v1 `memory.oom_control`, v2 `memory.events`.
 ///
@@ -13,14 +17,29 @@ use std::os::unix::fs::FileExt;
 pub(super) struct OomCounter {
     file: File,
     at_start: u64,
+    /// Nobody has it of a container that was started by another supervisor image.
+    pod: Option<PodCounter>,
+}
+
+/// The counter of the cgroup above, which lasts longer.
+#[derive(Debug)]
+struct PodCounter {
+    file: File,
+    at_start: u64,
+    /// What the pod's containers had of it at that time.
+    explained: u64,
 }
 
 impl OomCounter {
-    /// Opens the counter and notes what it says.
-    pub(super) fn open(path: &str) -> io::Result<OomCounter> {
+    /// Opens the counter and notes what it says. `explained` is how many kills are known of the pod's containers.
+    pub(super) fn open(path: &str, explained: u64) -> io::Result<OomCounter> {
         let file = File::open(path)?;
         let at_start = read(&file).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(OomCounter { file, at_start })
+        Ok(OomCounter {
+            file,
+            at_start,
+            pod: PodCounter::above(Path::new(path), explained),
+        })
     }
 
     /// Takes up a counter of another supervisor image.
@@ -28,6 +47,7 @@ impl OomCounter {
         OomCounter {
             file: File::from(file),
             at_start,
+            pod: None,
         }
     }
 
@@ -35,9 +55,37 @@ impl OomCounter {
         self.at_start
     }
 
-    /// Whether it has risen. A cgroup that is gone says no.
-    pub(super) fn has_risen(&self) -> bool {
-        read(&self.file).is_some_and(|now| now > self.at_start)
+    /// By how much it has risen; unknown when the cgroup is gone.
+    pub(super) fn rise(&self) -> Option<u64> {
+        read(&self.file).map(|now| now.saturating_sub(self.at_start))
+    }
+
+    /// Whether it has risen. When the cgroup is gone, whether the pod's has by more than `explained` has since.
+    pub(super) fn has_risen(&self, explained: impl FnOnce() -> u64) -> bool {
+        match (self.rise(), &self.pod) {
+            (Some(rise), _) => rise > 0,
+            (None, Some(pod)) => pod.has_risen(explained()),
+            (None, None) => false,
+        }
+    }
+}
+
+impl PodCounter {
+    /// Only v2 counts up the tree.
+    fn above(counter: &Path, explained: u64) -> Option<PodCounter> {
+        let name = counter.file_name().filter(|name| *name == "memory.events")?;
+        let file = File::open(counter.parent()?.parent()?.join(name)).ok()?;
+        let at_start = read(&file)?;
+        Some(PodCounter {
+            file,
+            at_start,
+            explained,
+        })
+    }
+
+    fn has_risen(&self, explained: u64) -> bool {
+        let others = explained.saturating_sub(self.explained);
+        read(&self.file).is_some_and(|now| now.saturating_sub(self.at_start) > others)
     }
 }
 
@@ -77,9 +125,29 @@ mod tests {
     fn only_a_rise_counts() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"oom_kill 4\n").unwrap();
-        let counter = OomCounter::open(file.path().to_str().unwrap()).unwrap();
-        assert!(!counter.has_risen());
+        let counter = OomCounter::open(file.path().to_str().unwrap(), 0).unwrap();
+        assert!(!counter.has_risen(|| 0));
         std::fs::write(file.path(), b"oom_kill 5\n").unwrap();
-        assert!(counter.has_risen());
+        assert!(counter.has_risen(|| 0));
+    }
+
+    #[test]
+    fn a_counter_that_is_gone_is_told_by_the_pods() {
+        let pod = tempfile::tempdir().unwrap();
+        let (above, own) = (
+            pod.path().join("memory.events"),
+            pod.path().join("scope/memory.events"),
+        );
+        std::fs::create_dir(pod.path().join("scope")).unwrap();
+        std::fs::write(&above, "oom_kill 7\n").unwrap();
+        std::fs::write(&own, "oom_kill 0\n").unwrap();
+        // Two of those seven are known of containers that have ended, one more of them is told later.
+        let counter = OomCounter::open(own.to_str().unwrap(), 2).unwrap();
+        // As if it were gone: an open file of a removed cgroup cannot be read.
+        std::fs::write(&own, "").unwrap();
+        assert!(!counter.has_risen(|| 2));
+        std::fs::write(&above, "oom_kill 8\n").unwrap();
+        assert!(!counter.has_risen(|| 3), "the kill was another's");
+        assert!(counter.has_risen(|| 2), "the kill was nobody else's");
     }
 }

@@ -172,6 +172,7 @@ impl Supervisor {
             log,
             sweeping: None,
             reexec: None,
+            oom_kills: 0,
             leaving: false,
         })
     }
