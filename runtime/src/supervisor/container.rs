@@ -150,10 +150,11 @@ impl Supervisor {
                 };
                 let key = self.containers.reserve();
                 // Without a place in the set its end would never be seen.
-                if let Err(error) = self
-                    .poll
-                    .add_for_end(starting.launch.fd(), Token::Launch(key).pack())
-                {
+                let token = Token::Launch(key).pack();
+                if let Err(error) = self.poll.add_for_end(starting.launch.fd(), token) {
+                    if let Some(process) = starting.launch.give_up() {
+                        self.reap_later(process);
+                    }
                     return Ok(Some(Reply::system(&error)));
                 }
                 let phase = Phase::Starting(Box::new(starting));

@@ -70,6 +70,14 @@ impl Launch {
         self.channel.as_fd()
     }
 
+    /// Ends a launch that nobody can follow; gives the process to be reaped, if it is known.
+    pub(super) fn give_up(self) -> Option<OwnedFd> {
+        let (_, pidfd) = self.process?;
+        // ESRCH: it has ended.
+        let _ = crate::sys::pidfd::signal(pidfd.as_fd(), libc::SIGKILL);
+        Some(pidfd)
+    }
+
     /// Reads what there is.
     pub(super) fn advance(mut self) -> Progress {
         loop {
