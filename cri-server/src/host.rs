@@ -32,13 +32,12 @@ const SHM: &str = "mode=1777,size=65536k";
 pub struct Host;
 
 impl Host {
-    /// Makes a pod's directory.
+    /// Makes a pod's directory. Blocks.
     ///
     /// # Errors
     /// [`Error::Io`] naming the path.
-    pub async fn make_directory(&self, files: &PodFiles) -> Result<()> {
-        let path = files.directory.clone();
-        blocking(move || make_directory(&path, 0o700)).await
+    pub fn make_directory(&self, files: &PodFiles) -> Result<()> {
+        make_directory(&files.directory, 0o700)
     }
 
     /// Makes a pod's directory unless it is there, files and shared memory, which has the SELinux label `label`.

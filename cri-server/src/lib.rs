@@ -21,6 +21,7 @@
 //! Read next: [`ops`], then [`recover`].
 
 pub mod app;
+pub mod begin;
 pub mod cdi;
 pub mod cli;
 pub mod config;

@@ -10,21 +10,22 @@
 //! ```
 //!
 //! A spare has a directory, a cgroup and a process, all under its id, and no record: when the daemon dies its supervisor,
-//! which keeps no pod, leaves by itself, and the next daemon [collects](collect) the rest.
+//! which keeps no pod, leaves by itself, the namespace goes with the daemon's descriptor, and the next daemon
+//! [collects](collect) the rest.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use runtime::client::Spawn;
 use tokio::sync::Mutex;
 
 use crate::app::App;
+use crate::begin::{self, Begun};
 use crate::ids::PodId;
-use crate::pod::{NamespaceMode, PodConfig};
+use crate::pod::PodConfig;
 use crate::spec::PodFiles;
-use crate::supervisor::{Notices, Supervisor};
 use crate::{Error, Result};
 
 /// How long a spare outlives the last pod: pods are often replaced by others.
@@ -36,14 +37,12 @@ const QUIET: Duration = Duration::from_millis(5);
 /// So long a busy node is waited for.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// A supervisor that has been greeted and has no pod yet.
-pub struct Begun {
-    /// Of the pod that it will keep.
-    pub id: PodId,
+/// A sandbox of which that has been made.
+pub struct Spare {
     /// The supervisor.
-    pub supervisor: Supervisor,
-    /// What it tells.
-    pub notices: Notices,
+    pub begun: Begun,
+    /// The network namespace.
+    pub network: OwnedFd,
 }
 
 /// The spare, if there is one.
@@ -61,16 +60,16 @@ pub struct Spares {
 enum Slot {
     #[default]
     Empty,
-    Ready(Begun),
+    Ready(Spare),
     /// The daemon ends.
     Closed,
 }
 
 impl Slot {
     /// What is ready, for another owner; anything else stays as it is.
-    fn take_ready(&mut self) -> Option<Begun> {
+    fn take_ready(&mut self) -> Option<Spare> {
         match std::mem::take(self) {
-            Slot::Ready(begun) => Some(begun),
+            Slot::Ready(spare) => Some(spare),
             other => {
                 *self = other;
                 None
@@ -79,15 +78,14 @@ impl Slot {
     }
 
     fn is_connected(&self) -> bool {
-        matches!(self, Slot::Ready(begun) if begun.supervisor.is_connected())
+        matches!(self, Slot::Ready(spare) if spare.begun.supervisor.is_connected())
     }
 }
 
 impl Spares {
     /// The spare, when there is one and it suits such a pod.
-    pub fn take(&self, config: &PodConfig) -> Option<Begun> {
-        let namespaces = &config.namespaces;
-        if namespaces.network == NamespaceMode::Node || namespaces.user.is_some() {
+    pub fn take(&self, config: &PodConfig) -> Option<Spare> {
+        if !begin::makes_network(config) {
             return None;
         }
         self.uses.fetch_add(1, Ordering::Relaxed);
@@ -129,8 +127,8 @@ impl Spares {
             tokio::time::sleep(LINGER).await;
             let mut slot = app.spares.slot.lock().await;
             let unused = app.spares.uses.load(Ordering::Relaxed) == seen && app.registry.pods().is_empty();
-            if unused && let Some(begun) = slot.take_ready() {
-                discard(&app, begun).await;
+            if unused && let Some(spare) = slot.take_ready() {
+                discard(&app, spare).await;
             }
         });
     }
@@ -138,14 +136,14 @@ impl Spares {
     /// The daemon ends: there will be no spare any more.
     pub async fn close(app: &App) {
         let mut slot = app.spares.slot.lock().await;
-        if let Some(begun) = slot.take_ready() {
-            discard(app, begun).await;
+        if let Some(spare) = slot.take_ready() {
+            discard(app, spare).await;
         }
         *slot = Slot::Closed;
     }
 }
 
-async fn make_unless_there(app: &App) {
+async fn make_unless_there(app: &Arc<App>) {
     // Somebody makes one already.
     let Ok(mut slot) = app.spares.slot.try_lock() else {
         return;
@@ -157,52 +155,26 @@ async fn make_unless_there(app: &App) {
         discard(app, lost).await;
     }
     match make(app).await {
-        Ok(begun) => *slot = Slot::Ready(begun),
+        Ok(spare) => *slot = Slot::Ready(spare),
         // The next sandbox begins at the beginning, and tells why it cannot.
         Err(error) => tracing::debug!(%error, "no sandbox could be begun in advance"),
     }
 }
 
-async fn make(app: &App) -> Result<Begun> {
+async fn make(app: &Arc<App>) -> Result<Spare> {
     let id = PodId::generate().map_err(Error::io("read", "/dev/urandom"))?;
-    match begin(app, &id, true).await {
-        Ok(begun) => Ok(begun),
-        Err(error) => {
+    let (begun, network) = tokio::join!(begin::supervisor(app, &id), begin::network());
+    match (begun, network) {
+        (Ok(begun), Ok(network)) => Ok(Spare { begun, network }),
+        (begun, network) => {
+            let failed = network.map(drop).and(begun.map(drop));
             clear(app, &id).await;
-            Err(error)
+            Err(failed.err().unwrap_or(Error::Crashed))
         }
     }
 }
 
-/// Starts the supervisor of a sandbox, with its directory and its own cgroup. `network` says whether it is to make a
-/// network namespace at once.
-///
-/// # Errors
-/// The step that failed. What was made by then stays, under the id.
-pub async fn begin(app: &App, id: &PodId, network: bool) -> Result<Begun> {
-    let files = PodFiles::new(&app.config.state_dir, id);
-    // First the directory, by whose name the next daemon would find the rest.
-    app.host.make_directory(&files).await?;
-    let cgroup = app.make_supervisor_cgroup(id).await?;
-    let spawn_id = runtime::protocol::PodId::new(id.as_str())
-        .map_err(|_| Error::invalid("pod id", "is not one of ours"))?;
-    let spawn = Spawn {
-        pod: &spawn_id,
-        directory: &files.directory,
-        exits: &app.exits_dir(),
-        cgroup: Some(&cgroup),
-        network,
-        stderr: None,
-    };
-    let (supervisor, notices) = Supervisor::spawn(&app.supervisor_binary, spawn).await?;
-    Ok(Begun {
-        id: id.clone(),
-        supervisor,
-        notices,
-    })
-}
-
-async fn discard(app: &App, begun: Begun) {
+async fn discard(app: &App, Spare { begun, .. }: Spare) {
     // One that cannot be told to leave is collected with its cgroup.
     let _ = begun.supervisor.shutdown().await;
     clear(app, &begun.id).await;

@@ -96,9 +96,6 @@ pub struct Spawn<'a> {
     pub exits: &'a Path,
     /// The cgroup that it enters before anything else, which exists; never below the pod's.
     pub cgroup: Option<&'a Cgroup>,
-    /// Whether it makes the pod's network namespace at once, before it is told what else the pod is to have: for pods that
-    /// have one of their own and no user namespace.
-    pub network: bool,
     /// Where its panic message goes, should it ever have one; else `/dev/null`.
     pub stderr: Option<OwnedFd>,
 }
@@ -180,11 +177,11 @@ impl SupervisorBinary {
             None => OwnedFd::from(File::create("/dev/null").map_err(fail("open /dev/null"))?),
         };
         let entrances = spawn.cgroup.map(entrances).unwrap_or_default();
-        let mut arguments = vec![OsStr::new("crisp-pod")];
-        if spawn.network {
-            arguments.push(OsStr::new(crate::supervisor::WITH_NETWORK));
-        }
-        arguments.extend([spawn.pod.as_str().as_ref(), spawn.exits.as_os_str()]);
+        let mut arguments = vec![
+            OsStr::new("crisp-pod"),
+            spawn.pod.as_str().as_ref(),
+            spawn.exits.as_os_str(),
+        ];
         arguments.extend(entrances.iter().map(|tasks| tasks.as_os_str()));
         let program = self.program();
         let stdio = [listener.as_fd(), theirs.as_fd(), stderr.as_fd()];

@@ -230,9 +230,7 @@ impl Server {
             let is_pods = |what: &str| pods.iter().any(|pod| what.contains(&pod.id));
             self.processes()
                 .iter()
-                .any(|(_, what)| {
-                    what.starts_with("[crisp-pod] S ") && what.contains("--network") && !is_pods(what)
-                })
+                .any(|(_, what)| what.starts_with("[crisp-pod] S ") && !is_pods(what))
                 .then_some(())
         })
         .await;

@@ -185,6 +185,23 @@ async fn sysctls_are_set_in_the_pod_only() {
 }
 
 #[tokio::test]
+async fn parameters_of_the_network_are_set_before_it_has_a_link() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let spec = server
+        .pod("default")
+        .sysctl("net.ipv4.conf.default.arp_ignore", "2");
+    let pod = server.run(&spec).await.unwrap();
+    let look = Container::new("look", &image).shell("cat /proc/sys/net/ipv4/conf/eth0/arp_ignore");
+    assert_eq!(
+        pod.finish(&look).await,
+        (0, "2\n".to_owned()),
+        "a link has what is the default when it is made"
+    );
+    server.close().await;
+}
+
+#[tokio::test]
 async fn a_shared_pid_namespace_is_shared() {
     let server = Server::start().await;
     let image = server.busybox().await;
@@ -269,6 +286,15 @@ async fn a_pod_has_a_cgroup_below_its_parent() {
         placed.iter().all(|line| line.ends_with(&container)),
         "named by the container's id: {placed:?}"
     );
+    let counted = placed.iter().find_map(|line| {
+        let (mount, path) = match line.split_once(":memory:") {
+            Some((_, path)) => ("/sys/fs/cgroup/memory", path),
+            None => ("/sys/fs/cgroup", line.strip_prefix("0::")?),
+        };
+        Some(Path::new(mount).join(path.trim_start_matches('/')))
+    });
+    let own = counted.expect("memory is counted").with_file_name(&pod.id);
+    assert!(own.is_dir(), "agents look for the pod at {}", own.display());
     assert!(
         groups.lines().all(|line| !line.ends_with(":/")),
         "no controller left at the machine's root: {groups}"

@@ -240,7 +240,7 @@ impl Drop for Place {
 }
 
 impl App {
-    /// Makes a pod's own cgroup.
+    /// Makes a pod's own cgroup, where agents look for it.
     ///
     /// # Errors
     /// [`Error::Cgroup`]; what was made is removed again.
@@ -333,17 +333,14 @@ impl App {
         blocking(move || Ok(cgroup.kill()?)).await
     }
 
-    /// Makes the cgroup that a pod's supervisor enters.
+    /// Makes the cgroup that a pod's supervisor enters. Blocks.
     ///
     /// # Errors
     /// [`Error::Cgroup`].
-    pub async fn make_supervisor_cgroup(&self, pod: &PodId) -> Result<Cgroup> {
+    pub fn make_supervisor_cgroup(&self, pod: &PodId) -> Result<Cgroup> {
         let cgroup = self.cgroups.supervisor(pod)?;
-        blocking(move || {
-            cgroup.create(None)?;
-            Ok(cgroup)
-        })
-        .await
+        cgroup.create(None)?;
+        Ok(cgroup)
     }
 
     /// Ends a supervisor that may still be there, and removes its cgroup.

@@ -1,22 +1,26 @@
 //! RunPodSandbox.
 
+use std::future::ready;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cri_api::v1;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use runtime::launch::{IpcMode, NetworkMode, PodNamespaceRequest, PodPidMode, PodPlan};
-use runtime::protocol::PodCreated;
 
 use crate::app::App;
+use crate::begin::{self, Begun};
 use crate::convert;
 use crate::ids::PodId;
 use crate::inflight::Progress;
 use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod, PodConfig, PodNetwork, PodRecord, PodState};
-use crate::spare::{Begun, Spares};
+use crate::spare::{Spare, Spares};
 use crate::spec::PodFiles;
 use crate::supervisor::{Notices, Supervisor};
 use crate::undo::Undo;
-use crate::{Error, Result, ops, spare, time};
+use crate::{Error, Result, ops, time};
 
 /// Makes the sandbox, or joins the work on one of the same name, or returns the one that stands.
 ///
@@ -119,9 +123,9 @@ async fn make(
     progress: &Progress,
     undo: &mut Undo,
 ) -> Result<(PodRecord, Made)> {
-    let begun = app.spares.take(&config);
-    let id = match &begun {
-        Some(begun) => begun.id.clone(),
+    let spare = app.spares.take(&config);
+    let id = match &spare {
+        Some(spare) => spare.begun.id.clone(),
         None => PodId::generate().map_err(Error::io("read", "/dev/urandom"))?,
     };
     let files = PodFiles::new(&app.config.state_dir, &id);
@@ -145,12 +149,17 @@ async fn make(
         config,
     };
     let plan = pod_plan(&record)?;
-    // A supervisor with namespaces needs no record: the next daemon finds it by its directory, as it does a spare.
-    let recorded = app.store.insert_pod(&record);
-    let (recorded, namespaces) =
-        tokio::join!(recorded, make_namespaces(app, &record, &plan, begun, progress));
-    recorded?;
-    let namespaces = namespaces?;
+    progress.stage("record and network namespace");
+    let (begun, network) = beginning(app, &record, spare);
+    let (recorded, network) = tokio::join!(app.store.insert_pod(&record), network);
+    let network = match recorded.map_err(Error::from).and(network) {
+        Ok(network) => network,
+        Err(error) => {
+            // It is there before it is removed.
+            let _ = begun.await;
+            return Err(error);
+        }
+    };
 
     let (cleanup, path) = (app.clone(), record.cgroup.clone());
     undo.push("cgroup", async move { cleanup.remove_cgroup(&path).await });
@@ -161,7 +170,7 @@ async fn make(
     let (cgroup, written, made) = tokio::join!(
         app.make_pod_cgroup(&record.cgroup),
         app.host.make_files(&files, &record, label),
-        connect(app, &record, namespaces, progress),
+        connect(app, &record, (begun, plan), network, progress),
     );
     cgroup.and(written)?;
     let made = made?;
@@ -175,63 +184,69 @@ async fn make(
     Ok((record, made))
 }
 
-/// A supervisor with the pod's namespaces around it.
-struct Namespaces {
-    supervisor: Supervisor,
-    notices: Notices,
-    created: PodCreated,
-}
+type Begins = BoxFuture<'static, Result<Begun>>;
+type Network = BoxFuture<'static, Result<Option<OwnedFd>>>;
 
-/// Begins the supervisor, unless that was done in advance, and makes the pod's namespaces.
-async fn make_namespaces(
-    app: &Arc<App>,
-    record: &PodRecord,
-    plan: &PodPlan,
-    begun: Option<Begun>,
-    progress: &Progress,
-) -> Result<Namespaces> {
-    progress.stage("supervisor");
-    let Begun {
-        supervisor, notices, ..
-    } = match begun {
-        Some(begun) => begun,
-        None => spare::begin(app, &record.id, false).await?,
+/// What the sandbox begins with: what was made in advance, or is being made from now on.
+fn beginning(app: &Arc<App>, record: &PodRecord, spare: Option<Spare>) -> (Begins, Network) {
+    if let Some(Spare { begun, network }) = spare {
+        return (ready(Ok(begun)).boxed(), ready(Ok(Some(network))).boxed());
+    }
+    let begun = begin::supervisor(app, &record.id).boxed();
+    let network = match begin::makes_network(&record.config) {
+        true => begin::network().map_ok(Some).boxed(),
+        false => ready(Ok(None)).boxed(),
     };
-    progress.stage("namespaces");
-    let plan = plan.seal().map_err(Error::io("memfd_create", "pod plan"))?;
-    let created = supervisor.create_pod(plan).await?;
-    Ok(Namespaces {
-        supervisor,
-        notices,
-        created,
-    })
+    (begun, network)
 }
 
-/// Connects the pod's network.
+/// Has the pod's namespaces made, and connects its network, which was made already or is one of them.
 async fn connect(
     app: &Arc<App>,
     record: &PodRecord,
-    namespaces: Namespaces,
+    (begun, plan): (Begins, PodPlan),
+    network: Option<OwnedFd>,
     progress: &Progress,
 ) -> Result<Made> {
-    let Namespaces {
-        supervisor,
-        notices,
-        created,
-    } = namespaces;
-    let network = match created.network {
-        Some(netns) => {
-            progress.waiting("network", "the pod network");
-            app.attach(record, netns).await?
-        }
-        None => PodNetwork::default(),
+    let given = network.as_ref().map(OwnedFd::try_clone).transpose();
+    let given = given.map_err(Error::io("dup", "network namespace"))?;
+    progress.waiting("supervisor and network", "the supervisor or the pod network");
+    let namespaces = async {
+        let begun = begun.await?;
+        let plan = plan.seal().map_err(Error::io("memfd_create", "pod plan"))?;
+        let created = begun.supervisor.create_pod(plan, given).await?;
+        Ok::<_, Error>((begun, created))
     };
+    let ((begun, created), network) = match network {
+        // At the same time, unless links would come into being while parameters of theirs are set.
+        Some(netns) if !sets_network_parameters(record) => {
+            let (namespaces, network) = tokio::join!(namespaces, app.attach(record, netns));
+            (namespaces?, network?)
+        }
+        _ => {
+            let (begun, mut created) = namespaces.await?;
+            let network = match created.network.take() {
+                Some(netns) => app.attach(record, netns).await?,
+                None => PodNetwork::default(),
+            };
+            ((begun, created), network)
+        }
+    };
+    let Begun {
+        supervisor, notices, ..
+    } = begun;
     Ok(Made {
         supervisor,
         notices,
         network,
         init_pid: created.init_pid,
     })
+}
+
+/// Whether the request has kernel parameters of the network; ours alone do not concern links.
+fn sets_network_parameters(record: &PodRecord) -> bool {
+    let mut asked = record.config.sysctls.keys();
+    asked.any(|name| name.starts_with("net.") || name.starts_with("net/"))
 }
 
 fn pod_plan(record: &PodRecord) -> Result<PodPlan> {

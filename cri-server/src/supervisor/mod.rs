@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use runtime::client::{ClientError, Spawn, SupervisorBinary};
+use runtime::client::{ClientError, Spawned};
 use runtime::protocol::{
     self, ContainerId, ExecId, ExecStdio, ExitStatus, Exited, Failure, Features, Hello, Listing, PodCreated,
     ProtocolError, Refusal, Reply, Request, Signal, SignalScope, Started, Target,
@@ -123,12 +123,11 @@ impl std::fmt::Debug for Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a supervisor and greets it.
+    /// Greets a supervisor that was started, and reaps it in the end.
     ///
     /// # Errors
-    /// [`Error::Client`] when it cannot be started, else those of the greeting.
-    pub async fn spawn(binary: &SupervisorBinary, spawn: Spawn<'_>) -> Result<(Self, Notices)> {
-        let spawned = binary.spawn(spawn)?;
+    /// Those of the greeting.
+    pub async fn adopt(spawned: Spawned) -> Result<(Self, Notices)> {
         reap(spawned.pidfd)?;
         Self::greet(spawned.connection, spawned.pid).await
     }
@@ -184,12 +183,12 @@ impl Supervisor {
         self.shared.pid
     }
 
-    /// Makes the pod's namespaces.
+    /// Makes the pod's namespaces, all but a network namespace that is given.
     ///
     /// # Errors
     /// [`Error::Failed`] with the step, else those of the connection.
-    pub async fn create_pod(&self, plan: OwnedFd) -> Result<PodCreated> {
-        match self.ask(Request::CreatePod { plan }).await? {
+    pub async fn create_pod(&self, plan: OwnedFd, network: Option<OwnedFd>) -> Result<PodCreated> {
+        match self.ask(Request::CreatePod { plan, network }).await? {
             Reply::PodCreated(created) => Ok(created),
             _ => Err(Error::Unexpected("CreatePod")),
         }

@@ -38,6 +38,7 @@ mod mounts;
 mod plan;
 mod pod;
 mod pod_init;
+mod pod_network;
 mod rlimits;
 mod rooted;
 mod rootfs;
@@ -67,9 +68,9 @@ pub use mounts::probe_recursive_read_only;
 pub(crate) use plan::{CgroupLayout, HierarchyMount};
 pub use plan::{ExecPlan, LaunchPlan, PidMode, Root};
 pub use pod::{
-    IpcMode, NetworkMode, PodInit, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, begin_network,
-    complete_namespaces, create_namespaces,
+    IpcMode, NetworkMode, PodInit, PodNamespaceRequest, PodNamespaces, PodPidMode, PodPlan, create_namespaces,
 };
+pub use pod_network::make_network_namespace;
 pub use spec::{ExactStrings, ExecContext, HookContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
 pub use step::{SetupFailure, Step};
 pub use sysctl::check_sysctl;

@@ -11,7 +11,7 @@ use super::failure::{InStep, StepResult, failure};
 use super::sealed::{seal, unseal};
 use super::sysctl::{self, Sysctl};
 use super::userns::{self, IdMapping};
-use super::{LaunchMessage, PlanError, Received, SetupFailure, Step, channel, pod_init, stage1};
+use super::{LaunchMessage, PlanError, Received, SetupFailure, Step, channel, pod_init, pod_network, stage1};
 use crate::seccomp::Filter;
 use crate::sys;
 use crate::sys::clone::{Namespaces, unshare};
@@ -197,44 +197,29 @@ fn check_hostname(hostname: &str) -> Result<(), PlanError> {
     })
 }
 
-/// Creates the pod's namespaces around the calling process, which must have a single thread: network with its
-/// loopback raised, IPC, UTS with the hostname, and for a shared PID namespace a pid 1. Sysctls are written last.
+/// Creates the pod's namespaces around the calling process, which must have a single thread: network, unless it is given
+/// (see [`make_network_namespace`](super::make_network_namespace)), IPC, UTS with the hostname, and for a shared PID namespace
+/// a pid 1. Sysctls are written last.
 ///
 /// # Errors
-/// The step that failed. The process is then in an unknown mixture of namespaces and should exit.
-pub fn create_namespaces(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> {
+/// The step that failed; [`Step::Namespaces`] for a plan to which a given network namespace does not belong. The process
+/// is then in an unknown mixture of namespaces and should exit.
+pub fn create_namespaces(plan: &PodPlan, network: Option<OwnedFd>) -> Result<PodNamespaces, SetupFailure> {
+    if network.is_some() && (plan.user.is_some() || plan.network == NetworkMode::Host) {
+        return Err(failure(Step::Namespaces, Some("net".into()), Errno::INVAL));
+    }
     if let Some(mapping) = &plan.user {
         return create_owned(plan, mapping);
     }
-    if plan.network == NetworkMode::Pod {
-        begin_network()?;
-    }
-    create_others(plan)
-}
-
-/// Makes a network namespace with its loopback raised around the calling process, which must have a single thread:
-/// the part of a pod that takes longest, and that depends on nothing but that the pod has one. The rest is [`complete_namespaces`].
-///
-/// # Errors
-/// [`Step::Namespaces`] or [`Step::Loopback`].
-pub fn begin_network() -> Result<(), SetupFailure> {
-    unshare(UnshareFlags::NEWNET).step_at(Step::Namespaces, "net")?;
-    sys::net::raise_loopback().step(Step::Loopback)
-}
-
-/// As [`create_namespaces`], by a process that has called [`begin_network`].
-///
-/// # Errors
-/// As [`create_namespaces`]; and [`Step::Namespaces`] for a plan to which that network namespace does not belong.
-pub fn complete_namespaces(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> {
-    if plan.user.is_some() || plan.network == NetworkMode::Host {
-        return Err(failure(Step::Namespaces, Some("net".into()), Errno::INVAL));
-    }
-    create_others(plan)
-}
-
-/// All but the network namespace, in which the process is already if the pod has one.
-fn create_others(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> {
+    let net = match (plan.network, network) {
+        (NetworkMode::Host, _) => None,
+        (NetworkMode::Pod, None) => Some(pod_network::enter_new()?),
+        (NetworkMode::Pod, Some(given)) => {
+            move_into_link_name_space(given.as_fd(), Some(LinkNameSpaceType::Network))
+                .step_at(Step::Namespaces, "net")?;
+            Some(given)
+        }
+    };
     let mut flags = UnshareFlags::empty();
     flags.set(UnshareFlags::NEWIPC, plan.ipc == IpcMode::Pod);
     flags.set(UnshareFlags::NEWUTS, plan.hostname.is_some());
@@ -248,7 +233,7 @@ fn create_others(plan: &PodPlan) -> Result<PodNamespaces, SetupFailure> {
         PodPidMode::Container | PodPidMode::Host => None,
     };
     Ok(PodNamespaces {
-        net: own("net", plan.network == NetworkMode::Pod)?,
+        net,
         ipc: own("ipc", flags.contains(UnshareFlags::NEWIPC))?,
         uts: own("uts", flags.contains(UnshareFlags::NEWUTS))?,
         init,

@@ -82,7 +82,22 @@ fn requests() -> Vec<(Request, usize, &'static str)> {
             0,
             "0100010005000000a2000101f5",
         ),
-        (Request::CreatePod { plan: fd() }, 1, "0100020005000000a0"),
+        (
+            Request::CreatePod {
+                plan: fd(),
+                network: None,
+            },
+            1,
+            "0100020005000000a0",
+        ),
+        (
+            Request::CreatePod {
+                plan: fd(),
+                network: Some(fd()),
+            },
+            2,
+            "0100020005000000a118aaf5",
+        ),
         (
             Request::StartContainer {
                 start,

@@ -17,6 +17,9 @@ pub enum Request {
     CreatePod {
         /// Sealed memfd with a `launch::PodPlan`.
         plan: OwnedFd,
+        /// The network namespace, where the plan has one of the pod's own and no user namespace; else the supervisor makes
+        /// it as the plan says.
+        network: Option<OwnedFd>,
     },
     /// Launch a container; answered `Started` or `Failed`. Asked again for the same id, it joins the launch under
     /// way or answers what came of it, and launches nothing.
@@ -270,6 +273,16 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
+/// What comes with a pod's plan.
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct CreatePod {
+    /// A network namespace follows.
+    #[n(170)]
+    #[cbor(default, skip_if = "is_false")]
+    has_network: bool,
+}
+
 /// A body that names a container and nothing else.
 #[derive(Encode, Decode)]
 #[cbor(map)]
@@ -348,7 +361,13 @@ impl Request {
     pub fn into_frame(self, id: u32) -> Frame {
         match self {
             Request::Hello(hello) => Frame::new(HELLO, id, &hello, vec![]),
-            Request::CreatePod { plan } => Frame::new(CREATE_POD, id, &Empty {}, vec![plan]),
+            Request::CreatePod { plan, network } => {
+                let body = CreatePod {
+                    has_network: network.is_some(),
+                };
+                let fds = [Some(plan), network].into_iter().flatten().collect();
+                Frame::new(CREATE_POD, id, &body, fds)
+            }
             Request::StartContainer {
                 mut start,
                 given:
@@ -401,9 +420,13 @@ impl Request {
     pub fn from_frame(mut frame: Frame) -> Result<Request, ProtocolError> {
         let request = match frame.kind {
             HELLO => Request::Hello(frame.body()?),
-            CREATE_POD => Request::CreatePod {
-                plan: frame.take_fd()?,
-            },
+            CREATE_POD => {
+                let CreatePod { has_network } = frame.body()?;
+                let mut fds = frame.take_fds(1 + usize::from(has_network))?;
+                let plan = fds.required()?;
+                let network = fds.announced(has_network);
+                Request::CreatePod { plan, network }
+            }
             START_CONTAINER => {
                 let start: StartContainer = frame.body()?;
                 let announced = [start.has_log, start.has_cgroup, start.has_root, start.has_empty];

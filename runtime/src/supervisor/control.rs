@@ -27,8 +27,6 @@ pub(super) struct Supervisor {
     pub(super) listener: Listener,
     pub(super) connections: Table<Connection>,
     pub(super) namespaces: Option<PodNamespaces>,
-    /// Whether this process is in the network namespace of a pod that it has not been told of yet.
-    pub(super) has_network: bool,
     pub(super) containers: Table<Container>,
     pub(super) execs: Table<Exec>,
     /// Children that nobody waits for otherwise: stage-1s, and inits of launches that failed.

@@ -47,8 +47,8 @@ mod stdio;
 mod table;
 mod token;
 
+pub(crate) use start::HOLD;
 pub use start::main;
-pub(crate) use start::{HOLD, WITH_NETWORK};
 
 /// A fuzzer's way to the log writer: input that says what a container writes, and how.
 ///

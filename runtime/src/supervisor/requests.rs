@@ -8,7 +8,7 @@ use super::container::{Container, Phase};
 use super::control::Supervisor;
 use super::exec::Exec;
 use super::reach::signal_cgroup;
-use crate::launch::{PodNamespaces, PodPlan, complete_namespaces, create_namespaces};
+use crate::launch::{PodNamespaces, PodPlan, create_namespaces};
 use crate::protocol::{
     ContainerEntry, ContainerId, ContainerState, ExecEntry, Failure, Features, Hello, Listing, PodCreated,
     RefusalCode, Reply, Request, Signal, SignalScope, Target, Welcome, WindowSize,
@@ -29,7 +29,7 @@ impl Supervisor {
         let answer = match request {
             Request::Hello(hello) => self.hello(asker, &hello),
             _ if !self.is_greeted(asker) => Err(RefusalCode::HelloFirst),
-            Request::CreatePod { plan } => Ok(Some(self.create_pod(&plan))),
+            Request::CreatePod { plan, network } => Ok(Some(self.create_pod(&plan, network))),
             Request::StartContainer { start, given } => self.start_container(asker, start, given),
             Request::Exec { exec, plan, cgroup } => self.start_exec(asker, exec, &plan, cgroup.as_ref()),
             Request::Signal(signal) => self.signal(&signal),
@@ -74,15 +74,9 @@ impl Supervisor {
         })))
     }
 
-    fn create_pod(&mut self, plan: &OwnedFd) -> Reply {
+    fn create_pod(&mut self, plan: &OwnedFd, network: Option<OwnedFd>) -> Reply {
         if self.namespaces.is_none() {
-            let created = PodPlan::from_memfd(plan.as_fd()).map(|plan| {
-                if self.has_network {
-                    complete_namespaces(&plan)
-                } else {
-                    create_namespaces(&plan)
-                }
-            });
+            let created = PodPlan::from_memfd(plan.as_fd()).map(|plan| create_namespaces(&plan, network));
             match created {
                 Ok(Ok(namespaces)) => {
                     self.watch_pod_init(&namespaces);

@@ -17,29 +17,21 @@ use super::reexec;
 use super::table::Table;
 use super::token::Token;
 use crate::exit::{ExitDirectory, boot_id};
-use crate::launch::{SetupFailure, begin_network};
 use crate::protocol::{InvalidId, PodId, Process, UnixNanos};
 use crate::sys::{fds, proc};
 
 /// Spared by the kernel's OOM killer before everything that kubelet runs; as low as other supervisors go.
 const OOM_SCORE_ADJ: &str = "-998";
 
-/// The first argument of a supervisor that makes the pod's network namespace at once.
-pub(crate) const WITH_NETWORK: &str = "--network";
-
 /// Why a supervisor could not start. Nobody but a person who reads its stderr ever sees this.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
-    #[error(
-        "usage: crisp-pod [--network] POD-ID EXIT-DIRECTORY [CGROUP-TASKS-FILE]...; descriptors 0 and 1 are sockets"
-    )]
+    #[error("usage: crisp-pod POD-ID EXIT-DIRECTORY [CGROUP-TASKS-FILE]...; descriptors 0 and 1 are sockets")]
     Usage,
     #[error("pod id: {0}")]
     Id(#[from] InvalidId),
     #[error("{step}: {source}")]
     System { step: &'static str, source: io::Error },
-    #[error("{0}")]
-    Network(SetupFailure),
 }
 
 /// Asks for a process that only waits; see `client::Placeholder`.
@@ -52,7 +44,6 @@ enum Arguments {
         pod: PodId,
         exits: PathBuf,
         cgroups: Vec<PathBuf>,
-        network: bool,
     },
     /// The continuation of an older image of this process; its state waits on descriptor 0.
     Resumed,
@@ -73,12 +64,7 @@ pub fn main() -> ExitCode {
             let _ = io::copy(&mut io::stdin(), &mut io::sink());
             std::process::exit(0)
         }
-        Arguments::Fresh {
-            pod,
-            exits,
-            cgroups,
-            network,
-        } => fresh(pod, &exits, &cgroups, network),
+        Arguments::Fresh { pod, exits, cgroups } => fresh(pod, &exits, &cgroups),
         Arguments::Resumed => {
             harden();
             reexec::resume()
@@ -98,8 +84,8 @@ pub fn main() -> ExitCode {
 
 impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Arguments, StartError> {
-        let mut text = || arguments.next()?.into_string().ok();
-        let mut first = text().ok_or(StartError::Usage)?;
+        let first = arguments.next().and_then(|first| first.into_string().ok());
+        let first = first.ok_or(StartError::Usage)?;
         if first == "--version" {
             return Ok(Arguments::Version);
         }
@@ -109,22 +95,17 @@ impl Arguments {
         if first == reexec::RESUME {
             return Ok(Arguments::Resumed);
         }
-        let network = first == WITH_NETWORK;
-        if network {
-            first = text().ok_or(StartError::Usage)?;
-        }
         let exits = arguments.next().ok_or(StartError::Usage)?.into();
         let cgroups = arguments.map(PathBuf::from).collect();
         Ok(Arguments::Fresh {
             pod: PodId::new(&first)?,
             exits,
             cgroups,
-            network,
         })
     }
 }
 
-fn fresh(pod: PodId, exits: &Path, cgroups: &[PathBuf], network: bool) -> Result<Supervisor, StartError> {
+fn fresh(pod: PodId, exits: &Path, cgroups: &[PathBuf]) -> Result<Supervisor, StartError> {
     // What the daemon's own parent left open in it is none of a supervisor's business. Nobody owns one of these yet.
     fds::close_all_except(&mut [0, 1, 2]).map_err(|errno| system("close descriptors")(errno.into()))?;
     for tasks in cgroups {
@@ -142,10 +123,6 @@ fn fresh(pod: PodId, exits: &Path, cgroups: &[PathBuf], network: bool) -> Result
         process: own_process().map_err(system("read own start time"))?,
     };
     let mut supervisor = Supervisor::new(identity, listener).map_err(system("watch sockets"))?;
-    if network {
-        begin_network().map_err(StartError::Network)?;
-        supervisor.has_network = true;
-    }
     supervisor
         .welcome(first, Stage::Silent)
         .ok_or(StartError::Usage)?;
@@ -165,7 +142,6 @@ impl Supervisor {
             listener,
             connections: Table::new(),
             namespaces: None,
-            has_network: false,
             containers: Table::new(),
             execs: Table::new(),
             strays: Table::new(),

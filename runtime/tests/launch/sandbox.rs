@@ -173,7 +173,7 @@ impl Sandbox {
             ],
         };
         let plan = PodPlan::new(request).unwrap().seal().unwrap();
-        let pod = create_namespaces(&PodPlan::from_memfd(plan.as_fd()).unwrap()).unwrap();
+        let pod = create_namespaces(&PodPlan::from_memfd(plan.as_fd()).unwrap(), None).unwrap();
         let sharing = Sharing {
             network: NetworkMode::Pod,
             ipc: IpcMode::Pod,

@@ -78,7 +78,11 @@ fn pod_of(pid: PodPidMode, user: Option<IdMapping>) -> (Pod, Client) {
     };
     let plan = || PodPlan::new(request.clone()).unwrap().seal().unwrap();
     for _ in 0..2 {
-        let Reply::PodCreated(created) = client.ask(Request::CreatePod { plan: plan() }) else {
+        let asked = Request::CreatePod {
+            plan: plan(),
+            network: None,
+        };
+        let Reply::PodCreated(created) = client.ask(asked) else {
             panic!()
         };
         assert!(created.network.is_some() && created.ipc.is_some() && created.uts.is_some());

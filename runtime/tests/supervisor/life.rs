@@ -1,11 +1,14 @@
 //! A supervisor without containers: how it starts, whom it hears, how it ends.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::client::{ClientError, Frame, Kind, connect};
+use runtime::launch::{
+    IpcMode, NetworkMode, PodNamespaceRequest, PodPidMode, PodPlan, make_network_namespace,
+};
 use runtime::protocol::{ContainerId, Given, RefusalCode, Reply, Request, StartContainer};
 use rustix::process::Signal;
 
@@ -142,11 +145,73 @@ fn nothing_is_started_before_the_pod_exists_and_unknown_names_are_told_apart() {
 #[test]
 fn a_plan_that_is_none_is_refused_by_name() {
     let (_pod, mut client) = Pod::spawn(None);
-    let Reply::Failed(failure) = client.ask(Request::CreatePod { plan: null() }) else {
+    let asked = Request::CreatePod {
+        plan: null(),
+        network: None,
+    };
+    let Reply::Failed(failure) = client.ask(asked) else {
         panic!("no failure")
     };
     assert_eq!(failure.step, "decode plan");
     assert!(!client.list().created);
+}
+
+fn plan(network: NetworkMode) -> OwnedFd {
+    let request = PodNamespaceRequest {
+        hostname: None,
+        network,
+        ipc: IpcMode::Host,
+        pid: PodPidMode::Container,
+        user: None,
+        sysctls: vec![],
+    };
+    PodPlan::new(request).unwrap().seal().unwrap()
+}
+
+fn network_namespace() -> OwnedFd {
+    let (sender, made) = std::sync::mpsc::channel();
+    make_network_namespace(move |made| sender.send(made).unwrap()).unwrap();
+    made.recv().unwrap().unwrap()
+}
+
+#[test]
+fn a_network_namespace_that_is_given_is_the_pods() {
+    let (pod, mut client) = Pod::spawn(None);
+    let given = network_namespace();
+    let inode = |stat: rustix::fs::Stat| stat.st_ino;
+    let expected = inode(rustix::fs::fstat(&given).unwrap());
+    let Reply::PodCreated(created) = client.ask(Request::CreatePod {
+        plan: plan(NetworkMode::Pod),
+        network: Some(given),
+    }) else {
+        panic!("no pod")
+    };
+    assert_eq!(
+        inode(rustix::fs::fstat(created.network.unwrap()).unwrap()),
+        expected
+    );
+    let own = Path::new("/proc").join(pod.pid.to_string()).join("ns/net");
+    assert_eq!(
+        inode(rustix::fs::stat(&own).unwrap()),
+        expected,
+        "what it starts is born there"
+    );
+}
+
+#[test]
+fn one_that_is_given_to_a_pod_of_the_hosts_network_is_refused() {
+    let (pod, mut client) = Pod::spawn(None);
+    let Reply::Failed(failure) = client.ask(Request::CreatePod {
+        plan: plan(NetworkMode::Host),
+        network: Some(network_namespace()),
+    }) else {
+        panic!("no failure")
+    };
+    assert_eq!(
+        (failure.step.as_str(), failure.path.as_deref()),
+        ("enter namespaces", Some("net"))
+    );
+    assert!(pod.wait().exited(), "it is no use to anyone");
 }
 
 #[test]

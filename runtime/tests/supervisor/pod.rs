@@ -55,7 +55,6 @@ impl Pod {
             start_time,
         } = binary()
             .spawn(Spawn {
-                network: false,
                 pod: &PodId::new("pod1").unwrap(),
                 directory: folder.path(),
                 exits: &folder.path().join("exits"),
