@@ -17,6 +17,8 @@ use crate::unpack::whiteout::Style;
 
 const PROBE: &str = ".probe";
 const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// Of any kernel that containers run on.
+const LARGEST_PAGE: u64 = 64 * 1024;
 
 /// Whether whiteouts can be kept as overlayfs reads them.
 pub(super) fn whiteout_style(layers: &Path) -> Result<Style, Error> {
@@ -133,9 +135,11 @@ fn mount_tmpfs(folder: &Path, bytes: u64) -> Result<(), Error> {
         .map_err(|errno| Error::io("mount a tmpfs on", folder)(errno.into()))
 }
 
+/// In whole pages, of whichever size they are here: that is what the kernel answers later.
 fn quarter_of_memory() -> u64 {
     let info = rustix::system::sysinfo();
-    info.totalram * u64::from(info.mem_unit) / 4
+    let quarter = info.totalram * u64::from(info.mem_unit) / 4;
+    quarter - quarter % LARGEST_PAGE
 }
 
 /// Takes the tmpfs away again, if there is one and nothing is in it.
