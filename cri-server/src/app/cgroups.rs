@@ -245,7 +245,7 @@ impl App {
     /// # Errors
     /// [`Error::Cgroup`]; what was made is removed again.
     pub async fn make_pod_cgroup(&self, path: &str) -> Result<()> {
-        let cgroup = self.cgroups.open(path)?;
+        let cgroup = self.cgroups.open(path)?.of_counters();
         blocking(move || Ok(cgroup.create(None)?)).await
     }
 

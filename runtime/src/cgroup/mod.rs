@@ -144,11 +144,16 @@ pub struct Cgroup {
     extent: Extent,
 }
 
+/// The controllers of v1 with counters that agents read (cAdvisor takes it amiss if one of these has no directory).
+const COUNTERS: [&str; 5] = ["cpuacct", "memory", "blkio", "pids", "hugetlb"];
+
 /// In which hierarchies a cgroup has directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
     /// In all: a container's.
     Whole,
+    /// Where use is counted: one that agents look at, and nobody is in.
+    Counters,
     /// Where memory is charged: enough for a process of our own, and cheap.
     Service,
 }
@@ -171,6 +176,15 @@ impl Cgroup {
             path,
             extent: Extent::Whole,
         })
+    }
+
+    /// The same only in the hierarchies that count what is used, for one that agents look up and nobody is in: on v1 each
+    /// directory more costs its making, its removal and some six kilobytes. Made, it has a parent in all: whoever makes
+    /// others beside it makes, and undoes, nothing but those.
+    #[must_use]
+    pub fn of_counters(mut self) -> Cgroup {
+        self.extent = Extent::Counters;
+        self
     }
 
     /// The cgroup of a process of our own, such as `crisp/daemon` or `crisp/sup/<pod>`.
@@ -250,12 +264,24 @@ impl Cgroup {
                 give_way();
                 tree::create(hierarchy, &self.path, &settings, &mut made)
             })
+            .and_then(|()| self.create_parents(&mut made))
             .and_then(|()| limits::write(&settings, &self.path))
             .and_then(|()| self.guard_devices(resources));
         if outcome.is_err() {
             made.undo();
         }
         outcome
+    }
+
+    /// The parent where the cgroup itself has no directory.
+    fn create_parents(&self, made: &mut tree::Made) -> Result<(), CgroupError> {
+        let (Extent::Counters, Some(parent)) = (self.extent, self.path.parent()) else {
+            return Ok(());
+        };
+        let all = self.hierarchies.all().iter();
+        let mut missing =
+            all.filter(|hierarchy| !self.is_member(hierarchy) && !hierarchy.mount.join(parent).is_dir());
+        missing.try_for_each(|hierarchy| tree::create(hierarchy, parent, &[], made))
     }
 
     /// Writes the limits of a cgroup that was made without any.
@@ -363,15 +389,18 @@ impl Cgroup {
     }
 
     fn members(&self) -> impl Iterator<Item = &Hierarchy> {
-        self.hierarchies
-            .all()
-            .iter()
-            .filter(|hierarchy| match self.extent {
-                Extent::Whole => true,
-                Extent::Service => {
-                    hierarchy.has("memory") || (hierarchy.is_v2() && self.hierarchies.layout() == Layout::V2)
-                }
-            })
+        let all = self.hierarchies.all().iter();
+        all.filter(|hierarchy| self.is_member(hierarchy))
+    }
+
+    fn is_member(&self, hierarchy: &Hierarchy) -> bool {
+        let controllers: &[&str] = match self.extent {
+            Extent::Whole => return true,
+            Extent::Counters => &COUNTERS,
+            Extent::Service => &["memory"],
+        };
+        controllers.iter().any(|controller| hierarchy.has(controller))
+            || (hierarchy.is_v2() && self.hierarchies.layout() == Layout::V2)
     }
 
     /// A hierarchy that all processes of the cgroup are in.

@@ -169,6 +169,49 @@ fn a_service_is_where_memory_is_charged() {
 }
 
 #[test]
+fn one_of_counters_is_in_no_hierarchy_that_counts_nothing() {
+    let v1 = b"1 1 0:1 / /cg/memory rw - cgroup cgroup rw,memory\n2 1 0:2 / /cg/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+               3 1 0:3 / /cg/freezer rw - cgroup cgroup rw,freezer\n4 1 0:4 / /cg/unified rw - cgroup2 cgroup2 rw\n";
+    let v2 = b"1 1 0:1 / /cg rw - cgroup2 cgroup2 rw\n";
+    for (table, expected) in [
+        (
+            v1.as_slice(),
+            &["/cg/memory/pods/x", "/cg/cpu,cpuacct/pods/x"][..],
+        ),
+        (v2, &["/cg/pods/x"]),
+    ] {
+        let hierarchies = Hierarchies::from_mount_table(table);
+        let cgroup = Cgroup::new(&hierarchies, "/pods", "x").unwrap().of_counters();
+        let directories: Vec<_> = cgroup.directories().collect();
+        assert_eq!(directories, expected.iter().map(Path::new).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn beside_one_of_counters_all_else_finds_its_parent() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |path: &str| temp.path().join(path);
+    let table: String = ["memory", "freezer"]
+        .map(|name| format!("1 1 0:1 / {} rw - cgroup cgroup rw,{name}\n", at(name).display()))
+        .concat();
+    for name in ["memory", "freezer"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    let hierarchies = Hierarchies::from_mount_table(table.as_bytes());
+    let pod = Cgroup::new(&hierarchies, "/pods/a", "pod").unwrap().of_counters();
+    pod.create(None).unwrap();
+    assert!(at("memory/pods/a/pod").is_dir());
+    assert!(at("freezer/pods/a").is_dir() && !at("freezer/pods/a/pod").exists());
+
+    // And what fails takes away no more than it brought.
+    let beside = Cgroup::new(&hierarchies, "/pods/a", "beside").unwrap();
+    let limits = resources(json!({"memory": {"limit": 1000}}));
+    assert!(beside.create(Some(&limits)).is_err(), "there is no such file");
+    assert!(!at("memory/pods/a/beside").exists() && !at("freezer/pods/a/beside").exists());
+    assert!(at("freezer/pods/a").is_dir());
+}
+
+#[test]
 fn creation_and_removal_can_be_repeated_on_this_host() {
     if !rustix::process::geteuid().is_root() {
         return;
