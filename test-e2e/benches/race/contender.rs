@@ -86,19 +86,31 @@ pub(crate) struct Contender {
     pub(crate) probe: String,
 }
 
+async fn crisp(driver: Driver, wrapper: Vec<String>, scratch: &Path) -> Engine {
+    let settings = Settings {
+        systemd: driver == Driver::Systemd,
+        base: Some(scratch.to_owned()),
+        wrapper,
+        ..Settings::default()
+    };
+    Engine::Crisp(Box::new(Box::pin(settings.start()).await), driver)
+}
+
 impl Contender {
-    /// Starts ours (with each cgroup driver that there is here) and containerd (when it is installed), and connects to
-    /// those given.
+    /// Starts ours (with each cgroup driver that there is here), other builds of it and containerd (when it is installed),
+    /// and connects to those given.
     pub(crate) async fn start_all(options: &Options, scratch: &Path) -> Vec<Self> {
         let mut engines = Vec::new();
         for driver in Driver::of_host().iter().copied() {
-            let settings = Settings {
-                systemd: driver == Driver::Systemd,
-                base: Some(scratch.to_owned()),
-                ..Settings::default()
-            };
-            let server = Box::new(Box::pin(settings.start()).await);
-            engines.push((driver.name().to_owned(), Engine::Crisp(server, driver)));
+            let ours = crisp(driver, Vec::new(), scratch).await;
+            engines.push((driver.name().to_owned(), ours));
+        }
+        for (name, program) in &options.beside {
+            // In place of the program that it is told to exec.
+            let instead = ["sh", "-c", r#"shift; exec "$0" "$@""#].map(str::to_owned);
+            let wrapper = instead.into_iter().chain([program.display().to_string()]);
+            let other = crisp(Driver::Cgroupfs, wrapper.collect(), scratch).await;
+            engines.push((name.clone(), other));
         }
         if !options.alone {
             match Containerd::start(scratch).await {

@@ -13,8 +13,10 @@
 //! cycle, so that what the machine does meanwhile hits all alike. Beside them runs the bare sequence of system
 //! calls that a pod cannot do without (`limit`): what remains above it is a runtime's own.
 //!
-//! `cargo bench -p test-e2e --bench race -- [--cycles N] [--only PART] [--endpoint NAME=SOCKET] [--report DIR]`;
-//! parts: `cycle crowd memory answer logs pull`. The report is a Markdown table and an SVG plot.
+//! `cargo bench -p test-e2e --bench race -- [--cycles N] [--only PART] [--alone] [--beside NAME=CRISP]
+//! [--endpoint NAME=SOCKET] [--report DIR]`; parts: `cycle crowd memory answer logs pull`. `--alone` is without containerd,
+//! `--beside` with another build of crisp: a machine that is faster or slower for minutes is so for both. The report is a
+//! Markdown table and an SVG plot.
 
 mod containerd;
 mod contender;

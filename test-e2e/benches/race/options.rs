@@ -51,6 +51,8 @@ pub(crate) struct Options {
     only: Vec<Part>,
     /// Runtimes that already serve: name and socket.
     pub(crate) endpoints: Vec<(String, PathBuf)>,
+    /// Other builds of crisp to start: name and program.
+    pub(crate) beside: Vec<(String, PathBuf)>,
     /// Where the report goes.
     pub(crate) report: PathBuf,
     /// Whether containerd is left out.
@@ -67,6 +69,7 @@ impl Options {
             cycles: 60,
             only: Vec::new(),
             endpoints: Vec::new(),
+            beside: Vec::new(),
             report: std::env::temp_dir().join("crisp-race-report"),
             alone: false,
         };
@@ -95,13 +98,8 @@ impl Options {
                         .only
                         .push(part.ok_or_else(|| format!("--only: {text} is none of the parts"))?);
                 }
-                "--endpoint" => {
-                    let text = value()?;
-                    let (name, socket) = text
-                        .split_once('=')
-                        .ok_or_else(|| format!("--endpoint: {text} is not NAME=SOCKET"))?;
-                    options.endpoints.push((name.to_owned(), PathBuf::from(socket)));
-                }
+                "--endpoint" => options.endpoints.push(named(&argument, &value()?)?),
+                "--beside" => options.beside.push(named(&argument, &value()?)?),
                 "--report" => options.report = PathBuf::from(value()?),
                 other => return Err(format!("{other} is not an option")),
             }
@@ -114,5 +112,13 @@ impl Options {
         Part::ALL
             .into_iter()
             .filter(|part| self.only.is_empty() || self.only.contains(part))
+    }
+}
+
+/// NAME=PATH.
+fn named(option: &str, text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) => Ok((name.to_owned(), PathBuf::from(path))),
+        None => Err(format!("{option}: {text} is not NAME=PATH")),
     }
 }
