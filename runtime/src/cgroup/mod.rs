@@ -15,19 +15,19 @@
 //! is removed; creation and removal can be repeated. What a cgroup has used is read in [`usage`].
 
 mod devices;
+mod extent;
 mod hierarchy;
 mod kill;
 mod limits;
+mod path;
 pub mod systemd;
 mod tree;
 mod update;
 pub mod usage;
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::LinuxResources;
@@ -37,7 +37,8 @@ use rustix::io::Errno;
 pub use hierarchy::{Hierarchies, Layout};
 
 use crate::launch::CgroupLayout;
-use hierarchy::Hierarchy;
+use extent::Extent;
+use path::checked;
 
 /// What went wrong with a cgroup, on which file.
 #[derive(Debug, thiserror::Error)]
@@ -144,20 +145,6 @@ pub struct Cgroup {
     extent: Extent,
 }
 
-/// The controllers of v1 with counters that agents read (cAdvisor takes it amiss if one of these has no directory).
-const COUNTERS: [&str; 5] = ["cpuacct", "memory", "blkio", "pids", "hugetlb"];
-
-/// In which hierarchies a cgroup has directories.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// In all: a container's.
-    Whole,
-    /// Where use is counted: one that agents look at, and nobody is in.
-    Counters,
-    /// Where memory is charged: enough for a process of our own, and cheap.
-    Service,
-}
-
 impl Cgroup {
     /// The cgroup `<parent>/<id>` of a container. A leading slash of the parent is the root of the hierarchy.
     ///
@@ -176,15 +163,6 @@ impl Cgroup {
             path,
             extent: Extent::Whole,
         })
-    }
-
-    /// The same only in the hierarchies that count what is used, for one that agents look up and nobody is in: on v1 each
-    /// directory more costs its making, its removal and some six kilobytes. Made, it has a parent in all: whoever makes
-    /// others beside it makes, and undoes, nothing but those.
-    #[must_use]
-    pub fn of_counters(mut self) -> Cgroup {
-        self.extent = Extent::Counters;
-        self
     }
 
     /// The cgroup of a process of our own, such as `crisp/daemon` or `crisp/sup/<pod>`.
@@ -271,17 +249,6 @@ impl Cgroup {
             made.undo();
         }
         outcome
-    }
-
-    /// The parent where the cgroup itself has no directory.
-    fn create_parents(&self, made: &mut tree::Made) -> Result<(), CgroupError> {
-        let (Extent::Counters, Some(parent)) = (self.extent, self.path.parent()) else {
-            return Ok(());
-        };
-        let all = self.hierarchies.all().iter();
-        let mut missing =
-            all.filter(|hierarchy| !self.is_member(hierarchy) && !hierarchy.mount.join(parent).is_dir());
-        missing.try_for_each(|hierarchy| tree::create(hierarchy, parent, &[], made))
     }
 
     /// Writes the limits of a cgroup that was made without any.
@@ -388,71 +355,12 @@ impl Cgroup {
         failed.map_or(Ok(()), Err)
     }
 
-    fn members(&self) -> impl Iterator<Item = &Hierarchy> {
-        let all = self.hierarchies.all().iter();
-        all.filter(|hierarchy| self.is_member(hierarchy))
-    }
-
-    fn is_member(&self, hierarchy: &Hierarchy) -> bool {
-        let controllers: &[&str] = match self.extent {
-            Extent::Whole => return true,
-            Extent::Counters => &COUNTERS,
-            Extent::Service => &["memory"],
-        };
-        controllers.iter().any(|controller| hierarchy.has(controller))
-            || (hierarchy.is_v2() && self.hierarchies.layout() == Layout::V2)
-    }
-
-    /// A hierarchy that all processes of the cgroup are in.
-    fn representative(&self) -> &Hierarchy {
-        self.members()
-            .find(|hierarchy| !hierarchy.is_v2())
-            .or_else(|| self.members().next())
-            .unwrap_or_else(|| {
-                self.hierarchies
-                    .all()
-                    .first()
-                    .expect("hierarchies are never empty")
-            })
-    }
-
     /// What a cgroup mount inside the container shows: this cgroup as if it were the root, or without a cgroup
     /// namespace, in which the names would be wrong, all of the host's.
     pub(crate) fn mount_layout(&self, own_namespace: bool) -> Result<CgroupLayout, &'static str> {
         self.hierarchies
             .mount_layout(if own_namespace { &self.path } else { Path::new("") })
     }
-}
-
-/// Checks a path component by component; `..` never gets past here.
-fn checked(path: &str, may_be_empty: bool) -> Result<PathBuf, CgroupError> {
-    let refuse = |reason| {
-        Err(CgroupError::Path {
-            path: path.into(),
-            reason,
-        })
-    };
-    let relative = path.strip_prefix('/').unwrap_or(path);
-    let mut clean = PathBuf::new();
-    for component in relative.split('/').filter(|_| !relative.is_empty()) {
-        let plain = Path::new(component)
-            .components()
-            .eq([Component::Normal(OsStr::new(component))]);
-        if !plain {
-            return refuse("has an empty or dotted component");
-        }
-        if component.len() > 255 || component.bytes().any(|byte| byte.is_ascii_control()) {
-            return refuse("has a component that is no name");
-        }
-        clean.push(component);
-    }
-    if clean.as_os_str().is_empty() && !may_be_empty {
-        return refuse("is empty");
-    }
-    if clean.as_os_str().as_bytes().len() > 3000 {
-        return refuse("is too long");
-    }
-    Ok(clean)
 }
 
 /// Lets others have the processor: making and removing are long for a system call, there are ten of them on v1, mostly in

@@ -56,6 +56,7 @@ mod refusal;
 mod reply;
 mod request;
 mod socket;
+mod start;
 mod stdio;
 mod value;
 
@@ -68,8 +69,9 @@ pub use id::{ContainerId, ExecId, InvalidId, PodId};
 pub use listing::{ContainerEntry, ContainerState, ExecEntry, Listing};
 pub use refusal::{Failure, Refusal, RefusalCode};
 pub use reply::{PodCreated, Reply, Started, Welcome};
-pub use request::{Attach, Exec, Given, Hello, Request, Signal, SignalScope, StartContainer, WindowSize};
+pub use request::{Attach, Exec, Hello, Request, Signal, SignalScope, WindowSize};
 pub use socket::Socket;
+pub use start::{Given, StartContainer};
 pub use stdio::{AttachStdio, ExecStdio};
 pub use value::{ExitStatus, Features, Process, Target, UnixNanos};
 

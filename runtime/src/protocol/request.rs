@@ -6,6 +6,7 @@ use minicbor::{Decode, Encode};
 
 use super::frame::{Frame, Kind, ProtocolError};
 use super::id::{ContainerId, ExecId};
+use super::start::{Given, StartContainer, is_false};
 use super::value::{Features, Target};
 
 /// A request with the descriptors that travel with it.
@@ -92,87 +93,6 @@ pub struct Hello {
     /// Whether this connection wants to hear of containers' exits and log faults.
     #[n(1)]
     pub events: bool,
-}
-
-/// What a container needs besides its plan.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct StartContainer {
-    /// The container.
-    #[n(0)]
-    pub container: ContainerId,
-    /// The plan has a terminal: stdio is a pty, its output is logged as stdout.
-    #[n(1)]
-    pub tty: bool,
-    /// Keep a stdin pipe open for the container; without it stdin is `/dev/null`. A terminal always has one.
-    #[n(2)]
-    pub stdin: bool,
-    /// Stdin ends with the first client that attached to it.
-    #[n(3)]
-    pub stdin_once: bool,
-    /// File with an `oom_kill <n>` line: v1 `memory.oom_control` or v2 `memory.events`. Opened at the start, since a
-    /// systemd scope is gone when its last process is.
-    #[n(4)]
-    pub oom_file: Option<String>,
-    /// A directory of the container's cgroup, in any hierarchy that has all its processes: how `SignalScope::All` finds
-    /// them, and what is killed when a launch dies half-way.
-    #[n(5)]
-    pub cgroup: Option<String>,
-    /// A log descriptor follows the plan.
-    #[n(6)]
-    has_log: bool,
-    /// A cgroup descriptor follows.
-    #[n(7)]
-    has_cgroup: bool,
-    /// The container whose pid namespace this one joins, when the plan says so.
-    #[n(8)]
-    pub pid_target: Option<ContainerId>,
-    /// The plan [is launched alone](crate::launch::LaunchPlan::is_alone). Needs [`Features::ALONE`].
-    #[n(150)]
-    #[cbor(default, skip_if = "is_false")]
-    pub alone: bool,
-    /// A root file system follows.
-    #[n(151)]
-    #[cbor(default, skip_if = "is_false")]
-    has_root: bool,
-    /// An empty mount namespace follows.
-    #[n(152)]
-    #[cbor(default, skip_if = "is_false")]
-    has_empty: bool,
-}
-
-/// What older supervisors do not know is only said when there is something to say.
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-/// The descriptors that a container starts with.
-#[derive(Debug)]
-pub struct Given {
-    /// Sealed memfd with a `launch::LaunchPlan`.
-    pub plan: OwnedFd,
-    /// Log file, opened for appending; without it output is discarded.
-    pub log: Option<OwnedFd>,
-    /// Directory of the container's cgroup in the unified hierarchy, for `CLONE_INTO_CGROUP`.
-    pub cgroup: Option<OwnedFd>,
-    /// The root file system, made ahead; only for a container that is launched alone.
-    pub root: Option<OwnedFd>,
-    /// An empty mount namespace; only for a container that is launched alone.
-    pub empty: Option<OwnedFd>,
-}
-
-impl Given {
-    /// The plan alone: output is discarded, and the cgroup joined by whatever the plan says.
-    pub fn new(plan: OwnedFd) -> Given {
-        Given {
-            plan,
-            log: None,
-            cgroup: None,
-            root: None,
-            empty: None,
-        }
-    }
 }
 
 /// What an exec needs besides its plan.
@@ -321,26 +241,6 @@ const SHUTDOWN: Kind = Kind(13);
 const HANG_UP: Kind = Kind(60);
 const NAMESPACES: Kind = Kind(61);
 
-impl StartContainer {
-    /// A container without terminal, stdin, OOM counter or cgroup.
-    pub fn new(container: ContainerId) -> StartContainer {
-        StartContainer {
-            container,
-            tty: false,
-            stdin: false,
-            stdin_once: false,
-            oom_file: None,
-            cgroup: None,
-            has_log: false,
-            has_cgroup: false,
-            pid_target: None,
-            alone: false,
-            has_root: false,
-            has_empty: false,
-        }
-    }
-}
-
 impl Exec {
     /// An exec without terminal or stdio.
     pub fn new(container: ContainerId, exec: ExecId) -> Exec {
@@ -368,23 +268,8 @@ impl Request {
                 let fds = [Some(plan), network].into_iter().flatten().collect();
                 Frame::new(CREATE_POD, id, &body, fds)
             }
-            Request::StartContainer {
-                mut start,
-                given:
-                    Given {
-                        plan,
-                        log,
-                        cgroup,
-                        root,
-                        empty,
-                    },
-            } => {
-                start.has_log = log.is_some();
-                start.has_cgroup = cgroup.is_some();
-                start.has_root = root.is_some();
-                start.has_empty = empty.is_some();
-                let fds = [Some(plan), log, cgroup, root, empty];
-                let fds = fds.into_iter().flatten().collect();
+            Request::StartContainer { start, given } => {
+                let (start, fds) = start.carrying(given);
                 Frame::new(START_CONTAINER, id, &start, fds)
             }
             Request::Exec {
@@ -429,17 +314,7 @@ impl Request {
             }
             START_CONTAINER => {
                 let start: StartContainer = frame.body()?;
-                let announced = [start.has_log, start.has_cgroup, start.has_root, start.has_empty];
-                let mut fds = frame.take_fds(1 + announced.into_iter().filter(|has| *has).count())?;
-                let plan = fds.required()?;
-                let [log, cgroup, root, empty] = announced.map(|has| fds.announced(has));
-                let given = Given {
-                    plan,
-                    log,
-                    cgroup,
-                    root,
-                    empty,
-                };
+                let given = start.carried(&mut frame)?;
                 Request::StartContainer { start, given }
             }
             EXEC => {

@@ -43,6 +43,7 @@ mod reach;
 mod reexec;
 mod requests;
 mod start;
+mod starting;
 mod stdio;
 mod table;
 mod token;
