@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use minicbor::{Decode, Encode};
 use runtime::launch::IdMapping;
@@ -259,7 +259,8 @@ pub struct Pod {
     pub record: PodRecord,
     state: watch::Sender<PodState>,
     network: PodNetwork,
-    init_pid: Option<i32>,
+    /// Set once its supervisor has told.
+    init_pid: OnceLock<Option<i32>>,
     limits: Mutex<PodLimits>,
     /// Held by who changes the limits.
     pub limits_turn: tokio::sync::Mutex<()>,
@@ -269,9 +270,8 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// A sandbox in the given state, without containers.
-    /// `init_pid` is the pod's own first process, in a pod that shares its PID namespace.
-    pub fn new(record: PodRecord, state: PodState, network: PodNetwork, init_pid: Option<i32>) -> Self {
+    /// A sandbox in the given state, without containers, whose supervisor has not [told](Self::told) anything yet.
+    pub fn new(record: PodRecord, state: PodState, network: PodNetwork) -> Self {
         let limits = PodLimits {
             overhead: record.config.overhead.clone(),
             resources: record.config.resources.clone(),
@@ -282,7 +282,7 @@ impl Pod {
             record,
             state: watch::Sender::new(state),
             network,
-            init_pid,
+            init_pid: OnceLock::new(),
             containers: Mutex::default(),
             meter: Meter::default(),
         }
@@ -293,18 +293,32 @@ impl Pod {
         &self.record.id
     }
 
+    /// Its supervisor has answered. `init_pid` is the pod's own first process, in a pod that shares its PID namespace.
+    pub fn told(&self, init_pid: Option<i32>) {
+        let _ = self.init_pid.set(init_pid);
+    }
+
+    /// Whether its supervisor has answered this daemon, ever.
+    pub fn has_answered(&self) -> bool {
+        self.init_pid.get().is_some()
+    }
+
     /// The supervisor of a sandbox that is ready: the only way to start or exec anything.
     ///
     /// # Errors
-    /// [`Error::State`] when it is stopped or being stopped.
+    /// [`Error::State`] when it is stopped or being stopped, or its supervisor has not answered yet.
     pub fn ready(&self) -> Result<Supervisor> {
-        match &*self.state.borrow() {
-            PodState::Ready(supervisor) => Ok(supervisor.clone()),
-            PodState::Stopping(_) | PodState::NotReady { .. } => Err(Error::State {
-                object: format!("pod sandbox {}", self.record.config.name),
-                problem: "is not ready; a new sandbox is needed",
-            }),
-        }
+        let problem = match &*self.state.borrow() {
+            PodState::Ready(supervisor) if self.has_answered() => return Ok(supervisor.clone()),
+            PodState::Ready(_) => {
+                "has a supervisor that has not answered since the daemon started; try again"
+            }
+            PodState::Stopping(_) | PodState::NotReady { .. } => "is not ready; a new sandbox is needed",
+        };
+        Err(Error::State {
+            object: format!("pod sandbox {}", self.record.config.name),
+            problem,
+        })
     }
 
     /// The supervisor as long as there is one.
@@ -379,7 +393,7 @@ impl Pod {
 
     /// The first process of the PID namespace that its containers share, if they share one.
     pub fn init_pid(&self) -> Option<i32> {
-        self.init_pid
+        self.init_pid.get().copied().flatten()
     }
 
     /// Its containers, the oldest first.

@@ -116,7 +116,7 @@ pub enum ContainerState {
         /// `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`.
         reason: String,
     },
-    /// Its supervisor does not answer.
+    /// Its supervisor has not answered since the daemon started.
     Unknown,
 }
 

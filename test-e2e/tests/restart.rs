@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1::{ContainerState, PodSandboxState};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use test_e2e::eventually::until;
 use test_e2e::harness::Server;
 use test_e2e::leaks::Trace;
@@ -264,6 +266,83 @@ async fn what_was_made_of_a_container_before_its_record_goes() {
     server.close().await;
 }
 
+/// The supervisor of a pod.
+fn supervisor(server: &Server, pod: &str) -> Pid {
+    let processes = server.processes();
+    let mut processes = processes.into_iter();
+    let (pid, _) = processes
+        .find(|(_, what)| what.contains("crisp-pod") && what.contains(pod))
+        .expect("a supervisor");
+    Pid::from_raw(pid)
+}
+
+#[tokio::test]
+async fn a_slow_supervisor_loses_nothing() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("slow").await;
+    let sleep = |name: &str| Container::new(name, &image).command(&["/bin/sleep", "100000"]);
+    let (lives, ends) = (pod.start(&sleep("lives")).await, pod.start(&sleep("ends")).await);
+    let (pid, ending) = (
+        server.client.container_pid(&lives).await,
+        server.client.container_pid(&ends).await,
+    );
+    let supervisor = supervisor(&server, &pod.id);
+    // As on a node that has no processor to spare.
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    server.kill9().await;
+    server.restart().await;
+    for id in [&lives, &ends] {
+        let status = server.client.container_status(id).await.unwrap();
+        assert_eq!(status.state(), ContainerState::ContainerRunning, "as recorded");
+    }
+    let status = server.client.pod_status(&pod.id).await.unwrap();
+    assert_eq!(status.state(), PodSandboxState::SandboxReady);
+    assert!(alive(pid), "nobody has ended it");
+    let told = server.cli(&["status"]).await;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("Unknown"), "{told}");
+    // What needs an answer is refused at once.
+    let refused = server.client.exec(&lives, &["/bin/true"], 5).await.unwrap_err();
+    assert!(refused.message().contains("has not answered"), "{refused}");
+    let refused = pod.create(&sleep("more")).await.unwrap_err();
+    assert!(refused.message().contains("has not answered"), "{refused}");
+
+    kill(Pid::from_raw(i32::try_from(ending).unwrap()), Signal::SIGKILL).unwrap();
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    assert_eq!(server.client.exited(&ends).await.exit_code, 137);
+    let status = server.client.container_status(&lives).await.unwrap();
+    assert_eq!(status.state(), ContainerState::ContainerRunning);
+    let said = server.client.exec(&lives, &["/bin/echo", "hi"], 5).await.unwrap();
+    assert_eq!(said.stdout, b"hi\n");
+    let more = pod.start(&Container::new("more", &image).shell("exit 3")).await;
+    assert_eq!(server.client.exited(&more).await.exit_code, 3);
+    assert_eq!(server.client.container_pid(&lives).await, pid);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_slow_supervisor_that_is_killed_is_noticed() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("slow").await;
+    let id = pod
+        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    let pid = server.client.container_pid(&id).await;
+    let supervisor = supervisor(&server, &pod.id);
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    server.kill9().await;
+    server.restart().await;
+    kill(supervisor, Signal::SIGKILL).unwrap();
+    let status = server.client.exited(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+    until("its containers are killed: never two owners", || !alive(pid)).await;
+    let status = server.client.pod_status(&pod.id).await.unwrap();
+    assert_eq!(status.state(), PodSandboxState::SandboxNotready);
+    server.close().await;
+}
+
 #[tokio::test]
 async fn a_killed_supervisor_is_noticed() {
     let server = Server::start().await;
@@ -273,16 +352,7 @@ async fn a_killed_supervisor_is_noticed() {
         .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
         .await;
     let pid = server.client.container_pid(&id).await;
-    let (supervisor, _) = server
-        .processes()
-        .into_iter()
-        .find(|(_, what)| what.contains("crisp-pod") && what.contains(&pod.id))
-        .expect("a supervisor");
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(supervisor),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    kill(supervisor(&server, &pod.id), Signal::SIGKILL).unwrap();
     let status = server.client.exited(&id).await;
     assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
     assert!(!status.message.is_empty(), "it says what was lost");

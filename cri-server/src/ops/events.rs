@@ -136,7 +136,6 @@ mod tests {
                 released: false,
             },
             PodNetwork::default(),
-            None,
         )
     }
 

@@ -95,7 +95,9 @@ fn age(created_at: time::Nanos) -> u64 {
 
 fn pod(pod: &Pod) -> report::Pod {
     let config = &pod.record.config;
-    let mut containers: Vec<_> = pod.containers().iter().map(|c| container(c)).collect();
+    // As recorded is not as it is.
+    let is_known = pod.has_answered() || !pod.is_ready();
+    let mut containers: Vec<_> = pod.containers().iter().map(|c| container(c, is_known)).collect();
     containers.reverse();
     report::Pod {
         id: pod.id().to_string(),
@@ -112,7 +114,7 @@ fn pod(pod: &Pod) -> report::Pod {
     }
 }
 
-fn container(container: &Container) -> report::Container {
+fn container(container: &Container, is_known: bool) -> report::Container {
     let config = &container.record.config;
     let image = if config.user_image.is_empty() {
         &config.image
@@ -125,6 +127,9 @@ fn container(container: &Container) -> report::Container {
         attempt: config.name.attempt,
         image: image.clone(),
         state: match container.state() {
+            ContainerState::Created | ContainerState::Running { .. } if !is_known => {
+                report::ContainerState::Unknown
+            }
             ContainerState::Created => report::ContainerState::Created,
             ContainerState::Running { pid, .. } => report::ContainerState::Running {
                 pid: u32::try_from(pid).unwrap_or_default(),

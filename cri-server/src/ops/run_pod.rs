@@ -82,7 +82,8 @@ async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
                 network,
                 init_pid,
             } = made;
-            let pod = Arc::new(Pod::new(record, PodState::Ready(supervisor), network, init_pid));
+            let pod = Arc::new(Pod::new(record, PodState::Ready(supervisor), network));
+            pod.told(init_pid);
             app.registry.insert_pod(pod.clone());
             ops::exits::watch(&app, &pod, notices);
             app.events.pod(&pod, Happened::Created);

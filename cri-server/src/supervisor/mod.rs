@@ -81,7 +81,7 @@ pub enum Notice {
 /// The notices of one supervisor, in order.
 pub type Notices = mpsc::UnboundedReceiver<Notice>;
 
-/// A connected supervisor that has said Welcome. Cheap to clone.
+/// A connected supervisor. Cheap to clone.
 #[derive(Clone)]
 pub struct Supervisor {
     shared: Arc<Shared>,
@@ -129,19 +129,22 @@ impl Supervisor {
     /// Those of the greeting.
     pub async fn adopt(spawned: Spawned) -> Result<(Self, Notices)> {
         reap(spawned.pidfd)?;
-        Self::greet(spawned.connection, spawned.pid).await
+        let (supervisor, notices) = Self::follow(spawned.connection, spawned.pid)?;
+        supervisor.greet().await?;
+        Ok((supervisor, notices))
     }
 
-    /// Finds a supervisor that an earlier daemon started.
+    /// Finds a supervisor that an earlier daemon started, and still has to [greet](Self::greet). That somebody is there is
+    /// known at once, since the kernel answers for one that has no time.
     ///
     /// # Errors
-    /// [`Error::Client`] when nobody listens there, else those of the greeting.
-    pub async fn connect(socket: &Path) -> Result<(Self, Notices)> {
+    /// [`Error::Client`] when nobody listens there.
+    pub fn connect(socket: &Path) -> Result<(Self, Notices)> {
         let connected = runtime::client::connect(socket, None)?;
-        Self::greet(connected.connection, connected.pid).await
+        Self::follow(connected.connection, connected.pid)
     }
 
-    async fn greet(socket: protocol::Socket, pid: i32) -> Result<(Self, Notices)> {
+    fn follow(socket: protocol::Socket, pid: i32) -> Result<(Self, Notices)> {
         let (notices, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             connection: Connection::new(socket)?,
@@ -150,18 +153,23 @@ impl Supervisor {
             waiting: Mutex::default(),
         });
         crate::task::spawn(read(shared.clone(), notices));
-        let supervisor = Self { shared };
-        match supervisor
-            .ask(Request::Hello(Hello {
-                features: Features::OURS,
-                events: true,
-            }))
-            .await?
-        {
+        Ok((Self { shared }, receiver))
+    }
+
+    /// Introduces this daemon; may be repeated.
+    ///
+    /// # Errors
+    /// [`Error::Silent`] while it has no time for an answer, else those of the connection.
+    pub async fn greet(&self) -> Result<()> {
+        let hello = Hello {
+            features: Features::OURS,
+            events: true,
+        };
+        match self.ask(Request::Hello(hello)).await? {
             Reply::Welcome(welcome) => {
-                tracing::debug!(pid, build = welcome.build, "supervisor connected");
-                let _ = supervisor.shared.features.set(welcome.features);
-                Ok((supervisor, receiver))
+                tracing::debug!(pid = self.pid(), build = welcome.build, "supervisor connected");
+                let _ = self.shared.features.set(welcome.features);
+                Ok(())
             }
             _ => Err(Error::Unexpected("Hello")),
         }
