@@ -186,7 +186,7 @@ fn overlay_by_mount(
     work: &HostPath,
     label: Option<&str>,
 ) -> rustix::io::Result<OwnedFd> {
-    // Names relative to the layers' common directory, so that 500 of them fit into a page.
+    // Names relative to the layers' common directory, so that well over a hundred of them fit into a page.
     let common = common_directory(lower);
     rustix::process::chdir(OsStr::from_bytes(&common))?;
     let mut options = Vec::with_capacity(MOUNT_DATA_MAX);
