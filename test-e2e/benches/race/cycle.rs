@@ -36,6 +36,11 @@ const SUMS: [(&str, &[usize]); 4] = [
 /// Rounds that are not counted: caches fill, the first pages are touched.
 const WARM_UP: usize = 5;
 
+/// The machine rests when it has done next to nothing for so long.
+const REST: Duration = Duration::from_millis(30);
+/// A machine that never rests is not waited for.
+const PATIENCE: Duration = Duration::from_millis(600);
+
 #[derive(Clone, Default)]
 struct Column {
     calls: [Samples; CALLS.len()],
@@ -57,7 +62,7 @@ pub(crate) fn measure(contenders: &[Contender], cycles: usize, scratch: &Path, r
     let mut columns = vec![Column::default(); contenders.len()];
     let mut bare = limit::Bench::new(scratch);
     for round in 0..WARM_UP + cycles {
-        // Whoever comes second bears what the first has left to be done: that changes from round to round.
+        // Nobody bears what another has left to be done, and should it last, that changes from round to round.
         for turn in 0..contenders.len() {
             let whose = (round + turn) % contenders.len();
             let (contender, client) = (&contenders[whose], &connections[whose]);
@@ -66,12 +71,14 @@ pub(crate) fn measure(contenders: &[Contender], cycles: usize, scratch: &Path, r
             let took = runtime
                 .block_on(Box::pin(life(contender, client, round)))
                 .unwrap_or_else(|status| panic!("{}: {status}", contender.name()));
+            await_rest();
             if round >= WARM_UP {
                 column.add(&took);
                 column.busy += machine::busy().saturating_sub(busy);
             }
         }
         bare.round(round >= WARM_UP);
+        await_rest();
     }
     for (call, name) in CALLS.iter().enumerate() {
         let cells = columns.iter().map(|column| &column.calls[call]);
@@ -86,6 +93,19 @@ pub(crate) fn measure(contenders: &[Contender], cycles: usize, scratch: &Path, r
         Some((column.busy / cycles).as_secs_f64() * 1000.0)
     });
     report.row("machine's CPU per cycle", "ms", per_cycle);
+}
+
+/// Waits for what a cycle has left to be done behind it: namespaces and cgroups to be freed, a sandbox to be begun in
+/// advance. It is part of what the cycle costs, and not of what the next one does.
+fn await_rest() {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let busy = machine::busy();
+        std::thread::sleep(REST);
+        if machine::busy() == busy {
+            break;
+        }
+    }
 }
 
 impl Column {

@@ -31,7 +31,7 @@ pub(crate) fn describe() -> String {
     )
 }
 
-/// CPU time that the whole machine has spent working since boot.
+/// CPU time that the whole machine has spent working since boot, but for what has been told to stand back (nice(1)).
 pub(crate) fn busy() -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let columns: Vec<u64> = stat
@@ -42,12 +42,12 @@ pub(crate) fn busy() -> Duration {
         .skip(1)
         .filter_map(|word| word.parse().ok())
         .collect();
-    // user nice system idle iowait irq softirq steal: all but the fourth and fifth. A tick is 10 ms (USER_HZ).
+    // user nice system idle iowait irq softirq steal. A tick is 10 ms (USER_HZ).
     let ticks: u64 = columns
         .iter()
         .take(8)
         .enumerate()
-        .filter(|(column, _)| !matches!(column, 3 | 4))
+        .filter(|(column, _)| !matches!(column, 1 | 3 | 4))
         .map(|(_, ticks)| ticks)
         .sum();
     Duration::from_millis(ticks * 10)
