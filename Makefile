@@ -47,7 +47,7 @@ conformance: ## Kubernetes' own cases against crisp, as root; RUNS=3 in a row, P
 test-vm: vm-programs ## a sample of tests and cases on a Debian with systemd, cgroup v2 and AppArmor (emulated: 15 minutes)
 	test-e2e/vm/test.sh $(DEBUG) sample
 
-test-vm-all: vm-programs ## all of them there (emulated: hours), or those of TESTS="exec stop" and FOCUS=regex
+test-vm-all: vm-programs ## all of them there (emulated: the better part of an hour), or those of TESTS="exec stop" and FOCUS=regex
 	test-e2e/vm/test.sh $(DEBUG) all
 
 # The whole workspace, as for `make test`: with a part of it, what it depends on would be built again.

@@ -215,6 +215,14 @@ pub fn are_images_stackable() -> bool {
     stackable
 }
 
+/// The formats of layers (`image.layer_format`) that this kernel stacks.
+pub fn formats() -> &'static [&'static str] {
+    match are_images_stackable() {
+        true => &["directory", "erofs"],
+        false => &["directory"],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Compression, Layer};

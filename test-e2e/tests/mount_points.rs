@@ -7,21 +7,19 @@ use std::path::PathBuf;
 use k8s_cri::v1::{IdMapping, ImageSpec, Mount, NamespaceMode, UserNamespace};
 use test_e2e::harness::Server;
 use test_e2e::images::{self, Image};
-use test_e2e::layers::{Layer, are_images_stackable};
+use test_e2e::layers::{self, Layer};
 use test_e2e::layout::Settings;
 use test_e2e::specs::Container;
 
 /// One server for each format of layers that this host can stack.
 async fn servers() -> Vec<Server> {
     let mut servers = Vec::new();
-    for format in ["directory", "erofs"] {
-        if format == "directory" || are_images_stackable() {
-            let settings = Settings {
-                config: format!("[image]\nlayer_format = \"{format}\"\n"),
-                ..Settings::default()
-            };
-            servers.push(settings.start().await);
-        }
+    for format in layers::formats() {
+        let settings = Settings {
+            config: format!("[image]\nlayer_format = \"{format}\"\n"),
+            ..Settings::default()
+        };
+        servers.push(settings.start().await);
     }
     servers
 }

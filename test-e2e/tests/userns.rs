@@ -7,7 +7,7 @@ use std::path::Path;
 use k8s_cri::v1::{IdMapping, NamespaceMode, NamespaceOption, UserNamespace};
 use test_e2e::harness::Server;
 use test_e2e::images;
-use test_e2e::layers::{Layer, are_images_stackable};
+use test_e2e::layers::{self, Layer};
 use test_e2e::layout::Settings;
 use test_e2e::specs::{Container, Pod};
 
@@ -164,10 +164,7 @@ async fn root_inside_is_nobody_outside() {
 /// Either format of layers, and a daemon that dies twice: once while the pod runs, once while a container waits.
 #[tokio::test]
 async fn another_daemon_takes_a_pod_with_users_over() {
-    for format in ["directory", "erofs"] {
-        if format == "erofs" && !are_images_stackable() {
-            break;
-        }
+    for format in layers::formats() {
         let settings = Settings {
             config: format!("[image]\nlayer_format = \"{format}\"\n"),
             ..Settings::default()

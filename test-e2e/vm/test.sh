@@ -2,7 +2,7 @@
 # test.sh BUILT [sample|all]: what holds on this machine, again on one with systemd, unified cgroups and AppArmor.
 #
 # BUILT is the directory with the finished programs and, in deps/, the tests; the machine is made beside them. The sample
-# ends within fifteen minutes under emulation; `all` takes hours, unless TESTS (names of programs) and FOCUS (a regular
+# ends within fifteen minutes under emulation; `all` takes the better part of an hour, unless TESTS (names of programs) and FOCUS (a regular
 # expression of cases; SYSTEMD=1 for systemd's cgroups) choose some.
 set -eu
 

@@ -3,7 +3,7 @@
 use k8s_cri::v1::{ImageSpec, Mount};
 use test_e2e::harness::Server;
 use test_e2e::images;
-use test_e2e::layers::Layer;
+use test_e2e::layers::{self, Layer};
 use test_e2e::layout::Settings;
 use test_e2e::specs::Container;
 
@@ -89,7 +89,7 @@ async fn symlinked_kernel_directories_do_not_lead_out() {
 /// An image may hold nodes, but none of them is a device: not even of one that every container may open.
 #[tokio::test]
 async fn nodes_of_an_image_are_no_devices() {
-    for format in ["directory", "erofs"] {
+    for format in layers::formats() {
         let settings = Settings {
             config: format!("[image]\nlayer_format = \"{format}\"\n"),
             ..Settings::default()

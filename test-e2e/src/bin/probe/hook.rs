@@ -38,5 +38,6 @@ pub(crate) fn hook(stage: &str, record: &str) -> io::Result<()> {
         "init": fs::read_link("/proc/self/ns/mnt")?.to_string_lossy(),
     });
     let mut journal = OpenOptions::new().create(true).append(true).open(record)?;
-    writeln!(journal, "{line}")
+    // At once: whoever reads it meanwhile finds whole lines.
+    journal.write_all(format!("{line}\n").as_bytes())
 }
