@@ -171,6 +171,13 @@ impl Server {
         self.layout.scope(&self.host).processes()
     }
 
+    /// The supervisor of a pod, while there is one.
+    pub fn supervisor(&self, pod: &str) -> Option<i32> {
+        let mut processes = self.processes().into_iter();
+        let (pid, _) = processes.find(|(_, what)| what.contains("crisp-pod") && what.contains(pod))?;
+        Some(pid)
+    }
+
     /// Publishes an image in the server's registry and pulls it; the reference.
     ///
     /// # Panics

@@ -299,11 +299,7 @@ async fn a_pod_has_a_cgroup_below_its_parent() {
         groups.lines().all(|line| !line.ends_with(":/")),
         "no controller left at the machine's root: {groups}"
     );
-    let supervisor = server
-        .processes()
-        .into_iter()
-        .find(|(_, what)| what.contains("crisp-pod") && what.contains(&pod.id));
-    let (supervisor, _) = supervisor.expect("one supervisor a pod");
+    let supervisor = server.supervisor(&pod.id).expect("one supervisor a pod");
     let groups = std::fs::read_to_string(format!("/proc/{supervisor}/cgroup")).unwrap();
     assert!(
         !groups.contains("/kubepods/"),

@@ -268,12 +268,7 @@ async fn what_was_made_of_a_container_before_its_record_goes() {
 
 /// The supervisor of a pod.
 fn supervisor(server: &Server, pod: &str) -> Pid {
-    let processes = server.processes();
-    let mut processes = processes.into_iter();
-    let (pid, _) = processes
-        .find(|(_, what)| what.contains("crisp-pod") && what.contains(pod))
-        .expect("a supervisor");
-    Pid::from_raw(pid)
+    Pid::from_raw(server.supervisor(pod).expect("a supervisor"))
 }
 
 #[tokio::test]

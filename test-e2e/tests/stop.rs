@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use k8s_cri::v1::{ContainerState, CreateContainerRequest};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use test_e2e::disk::Disk;
 use test_e2e::eventually::{stretched, until};
@@ -208,5 +210,30 @@ async fn a_start_that_hangs_in_a_volume_does_not_hold_the_stop() {
         .expect_err("a start that comes back finds that it was stopped");
     let state = client.container_status(&id).await.unwrap().state();
     assert_eq!(state, ContainerState::ContainerExited);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_supervisor_that_has_no_time_holds_no_kill() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("busy").await;
+    let id = pod
+        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
+        .await;
+    let process = server.client.container_pid(&id).await;
+    let supervisor = Pid::from_raw(server.supervisor(&pod.id).expect("a supervisor"));
+    kill(supervisor, Signal::SIGSTOP).unwrap();
+    let (client, stopped) = (server.client.clone(), id.clone());
+    let stop = tokio::spawn(async move { client.stop(&stopped, 0).await });
+    // Nobody has reaped it yet.
+    let state = format!("/proc/{process}/status");
+    until("it is dead", || {
+        fs::read_to_string(&state).unwrap().contains("State:\tZ")
+    })
+    .await;
+    kill(supervisor, Signal::SIGCONT).unwrap();
+    stop.await.unwrap().unwrap();
+    assert_eq!(server.client.exited(&id).await.exit_code, 137);
     server.close().await;
 }

@@ -75,8 +75,7 @@ async fn end(app: &Arc<App>, pod: &Arc<Pod>, container: &Arc<Container>) -> Resu
         return Ok(());
     }
     progress.waiting("kill", "the kernel");
-    signal(pod, container, libc::SIGKILL, SignalScope::All).await?;
-    app.kill_cgroup(&container.record.cgroup).await?;
+    kill(app, pod, container).await?;
     match tokio::time::timeout(KILLED, ended.wait_for(is_over)).await {
         Ok(_) => Ok(()),
         Err(_) => Err(container
@@ -91,8 +90,7 @@ async fn settle_start(app: &Arc<App>, pod: &Arc<Pod>, container: &Arc<Container>
     let turn = match by_deadline(container, container.turn.lock()).await {
         Some(turn) => turn,
         None => {
-            signal(pod, container, libc::SIGKILL, SignalScope::All).await?;
-            app.kill_cgroup(&record.cgroup).await?;
+            kill(app, pod, container).await?;
             let turn = tokio::time::timeout(KILLED, container.turn.lock()).await;
             turn.map_err(|_| {
                 container.refuse(
@@ -152,6 +150,15 @@ async fn signal_and_wait(
 
 fn is_over(state: &ContainerState) -> bool {
     matches!(state, ContainerState::Exited { .. })
+}
+
+/// Ends all its processes: by their supervisor, and by their cgroup also when that has no time.
+async fn kill(app: &App, pod: &Pod, container: &Container) -> Result<()> {
+    let (told, killed) = tokio::join!(
+        signal(pod, container, libc::SIGKILL, SignalScope::All),
+        app.kill_cgroup(&container.record.cgroup),
+    );
+    told.and(killed)
 }
 
 /// A supervisor that is gone, or knows the process no more, has nothing left to signal.
