@@ -42,6 +42,7 @@ pub mod recover;
 pub mod registry;
 pub mod report;
 pub mod rest;
+pub mod reunion;
 pub mod serve;
 pub mod service;
 pub mod spare;

@@ -334,6 +334,14 @@ impl Pod {
         matches!(&*self.state.borrow(), PodState::Ready(_))
     }
 
+    /// Its supervisor is to be spoken to by this connection from here on.
+    pub fn joined(&self, supervisor: Supervisor) {
+        self.state.send_modify(|state| match state {
+            PodState::Ready(former) | PodState::Stopping(former) => *former = supervisor,
+            PodState::NotReady { .. } => {}
+        });
+    }
+
     /// Ready → Stopping: from here on nothing new starts in it.
     pub fn begin_stop(&self) {
         self.state.send_modify(|state| {

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use k8s_cri::v1::{ContainerState, PodSandboxState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use test_e2e::eventually::until;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{Shutdown, UCred, shutdown};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use test_e2e::eventually::{eventually, until};
 use test_e2e::harness::Server;
 use test_e2e::leaks::Trace;
 use test_e2e::specs::Container;
@@ -335,6 +338,67 @@ async fn a_slow_supervisor_that_is_killed_is_noticed() {
     until("its containers are killed: never two owners", || !alive(pid)).await;
     let status = server.client.pod_status(&pod.id).await.unwrap();
     assert_eq!(status.state(), PodSandboxState::SandboxNotready);
+    server.close().await;
+}
+
+/// Ends the connections that the daemon has to a supervisor; how many those were.
+fn disconnect(server: &Server, supervisor: Pid) -> usize {
+    let process = |pid| rustix::process::Pid::from_raw(pid).unwrap();
+    let daemon = process(i32::try_from(server.pid()).unwrap());
+    let held = pidfd_open(daemon, PidfdFlags::empty()).unwrap();
+    let listed = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let numbers = listed
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut ended = 0;
+    for number in numbers {
+        let Ok(fd) = pidfd_getfd(&held, number, PidfdGetfdFlags::empty()) else {
+            continue;
+        };
+        let leads_there = |peer: UCred| peer.pid == process(supervisor.as_raw());
+        if socket_peercred(&fd).is_ok_and(leads_there) {
+            shutdown(&fd, Shutdown::Both).unwrap();
+            ended += 1;
+        }
+    }
+    ended
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_is_not_the_end_of_a_supervisor() {
+    let mut server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("cut").await;
+    let sleep = |name: &str| Container::new(name, &image).command(&["/bin/sleep", "100000"]);
+    let (lives, ends) = (pod.start(&sleep("lives")).await, pod.start(&sleep("ends")).await);
+    let (pid, ending) = (
+        server.client.container_pid(&lives).await,
+        server.client.container_pid(&ends).await,
+    );
+    // The next daemon's connection is one by path, which tells whose it is.
+    server.kill9().await;
+    server.restart().await;
+    let supervisor = supervisor(&server, &pod.id);
+    for round in 1..=3 {
+        // Nobody hears of what happens meanwhile.
+        kill(supervisor, Signal::SIGSTOP).unwrap();
+        if round == 2 {
+            kill(Pid::from_raw(i32::try_from(ending).unwrap()), Signal::SIGKILL).unwrap();
+        }
+        assert_eq!(disconnect(&server, supervisor), 1);
+        kill(supervisor, Signal::SIGCONT).unwrap();
+        let said = eventually("it is found again", async || {
+            let said = server.client.exec(&lives, &["/bin/echo", "hi"], 5).await;
+            said.ok()
+        });
+        assert_eq!(said.await.stdout, b"hi\n");
+    }
+    assert_eq!(server.client.exited(&ends).await.exit_code, 137);
+    assert_eq!(server.client.container_pid(&lives).await, pid, "the same process");
+    let more = pod.start(&Container::new("more", &image).shell("exit 3")).await;
+    assert_eq!(server.client.exited(&more).await.exit_code, 3);
+    server.client.stop_pod(&pod.id).await.unwrap();
+    assert_eq!(server.client.exited(&lives).await.exit_code, 137);
     server.close().await;
 }
 

@@ -10,10 +10,11 @@ use crate::container::{Container, ContainerState, Exit};
 use crate::hooks::{self, Moment};
 use crate::ops::events::Happened;
 use crate::pod::{Pod, PodPhase};
+use crate::reunion;
 use crate::supervisor::{Notice, Notices};
 use crate::time::{Nanos, now};
 
-/// Follows a pod's supervisor until it is gone.
+/// Follows a pod's supervisor until the connection ends.
 pub fn watch(app: &Arc<App>, pod: &Arc<Pod>, mut notices: Notices) {
     let (app, pod) = (app.clone(), pod.clone());
     crate::task::spawn(async move {
@@ -24,7 +25,7 @@ pub fn watch(app: &Arc<App>, pod: &Arc<Pod>, mut notices: Notices) {
                     report(&pod, &fault);
                     Ok(())
                 }
-                Notice::Gone => on_gone(&app, &pod).await,
+                Notice::Gone => reunion::again(&app, &pod).await,
             };
             if let Err(error) = outcome {
                 tracing::error!(pod = %pod.record.config.name, %error, "could not record an exit");
@@ -101,16 +102,6 @@ fn report(pod: &Pod, fault: &LogFault) {
         %error,
         "log cannot be written; the container's output waits until it can"
     );
-}
-
-/// A supervisor that leaves while its pod is ready was killed: its containers have no parent any more
-/// and nobody could tell how they end, so they are ended.
-async fn on_gone(app: &Arc<App>, pod: &Arc<Pod>) -> Result<()> {
-    if !pod.is_ready() {
-        return Ok(());
-    }
-    tracing::error!(pod = %pod.record.config.name, "the pod's supervisor is gone; its containers are ended");
-    lose(app, pod, "the pod's supervisor was killed").await
 }
 
 /// Ends whatever runs in a pod that lost its supervisor, and marks it NotReady.

@@ -152,8 +152,11 @@ fn is_over(state: &ContainerState) -> bool {
     matches!(state, ContainerState::Exited { .. })
 }
 
-/// Ends all its processes: by their supervisor, and by their cgroup also when that has no time.
-async fn kill(app: &App, pod: &Pod, container: &Container) -> Result<()> {
+/// Ends all its processes, or its launch: by their supervisor, and by their cgroup also when that has no time.
+///
+/// # Errors
+/// [`Error::Supervisor`] when it does not answer, [`Error::Cgroup`].
+pub async fn kill(app: &App, pod: &Pod, container: &Container) -> Result<()> {
     let (told, killed) = tokio::join!(
         signal(pod, container, libc::SIGKILL, SignalScope::All),
         app.kill_cgroup(&container.record.cgroup),
