@@ -33,6 +33,8 @@ use crate::sys;
 
 /// Name of the socket in a pod's run directory.
 pub const SOCKET_NAME: &str = "sock";
+/// Connections that may wait for a supervisor without a moment to spare: one for each daemon that has died meanwhile.
+pub(crate) const BACKLOG: i32 = 1024;
 
 /// A daemon's dealing with supervisors failed.
 #[derive(Debug, thiserror::Error)]
@@ -293,7 +295,7 @@ fn listen_in(directory: &Path) -> io::Result<OwnedFd> {
     // bind and a later chmod.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &short_address(&held, OsStr::new(SOCKET_NAME))?)?;
-    listen(&socket, 64)?;
+    listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Listener {
 impl Listener {
     /// Listens anew on a socket that is listening: its peers now see this process's credentials, not the daemon's.
     pub(super) fn new(socket: OwnedFd, poll: &Poll) -> io::Result<Listener> {
-        listen(&socket, 64)?;
+        listen(&socket, crate::client::BACKLOG)?;
         poll.add(socket.as_fd(), Token::Listener.pack())?;
         Ok(Listener {
             socket,
