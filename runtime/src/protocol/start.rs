@@ -40,7 +40,7 @@ pub struct StartContainer {
     /// The container whose pid namespace this one joins, when the plan says so.
     #[n(8)]
     pub pid_target: Option<ContainerId>,
-    /// The plan [is launched alone](crate::launch::LaunchPlan::is_alone). Needs [`Features::ALONE`].
+    /// The plan [is launched alone](crate::launch::LaunchPlan::is_alone). Needs [`Features::ALONE`](super::Features::ALONE).
     #[n(150)]
     #[cbor(default, skip_if = "is_false")]
     pub alone: bool,
