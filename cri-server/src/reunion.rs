@@ -4,7 +4,7 @@
 //!   reach ─┬─ nobody listens ──────────────────► Nobody: its containers have no parent any more
 //!          ├─ this daemon cannot (descriptors, memory): tried again
 //!          └─ There ─► meet: greet, list ─┬─ an answer ──────► reconcile, followed from here on
-//!                                         ├─ none yet ───────► asked again
+//!                                         ├─ none, or no use ► asked again
 //!                                         └─ connection ends ► reach
 //! ```
 //! Containers are only given up when the kernel says that nobody listens. That a supervisor is slow does not mean that it is gone: on
@@ -27,8 +27,10 @@ use crate::spec::PodFiles;
 use crate::supervisor::{Error, Notices, Supervisor, SupervisorResult};
 use crate::{Result, ops, time};
 
-/// Between two attempts when something is in the way.
+/// Between two attempts to connect when something is in the way.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Before somebody is asked again whose answer was of no use.
+const LONG_PAUSE: Duration = Duration::from_secs(30);
 
 /// What became of a supervisor.
 pub enum Reach {
@@ -114,18 +116,19 @@ async fn until_met(app: Arc<App>, pod: Arc<Pod>, known: Known, connected: (Super
                 ops::exits::watch(&app, &pod, notices);
                 break reconciled;
             }
-            Err(Error::Silent) => continue,
+            Err(Error::Gone) => match reach(&app, pod.id()).await {
+                Reach::There(next, told) => {
+                    pod.joined(next.clone());
+                    (supervisor, notices) = (next, told);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Reach::Nobody(error) => break give_up(&app, &pod, &error).await,
+            },
+            Err(Error::Silent) => {}
             Err(error) => {
-                tracing::debug!(pod = pod.id().short(), %error, "its supervisor has to be found again");
+                tracing::error!(pod = %pod.record.config.name, %error, "its supervisor cannot be understood; asking again");
+                tokio::time::sleep(LONG_PAUSE).await;
             }
-        }
-        match reach(&app, pod.id()).await {
-            Reach::There(next, told) => {
-                pod.joined(next.clone());
-                (supervisor, notices) = (next, told);
-                tokio::time::sleep(PAUSE).await;
-            }
-            Reach::Nobody(error) => break give_up(&app, &pod, &error).await,
         }
     };
     if let Err(error) = outcome {
