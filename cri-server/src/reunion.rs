@@ -111,8 +111,9 @@ async fn until_met(app: Arc<App>, pod: Arc<Pod>, known: Known, connected: (Super
     let outcome = loop {
         match ask(&supervisor).await {
             Ok(listing) => {
-                let reconciled = reconcile(&app, &pod, &known, &listing).await;
+                // First of all: whoever hears of an end that this brings to light may go on at once.
                 pod.told(listing.init_pid);
+                let reconciled = reconcile(&app, &pod, &known, &listing).await;
                 ops::exits::watch(&app, &pod, notices);
                 break reconciled;
             }
