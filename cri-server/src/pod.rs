@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use minicbor::{Decode, Encode};
@@ -259,8 +260,9 @@ pub struct Pod {
     pub record: PodRecord,
     state: watch::Sender<PodState>,
     network: PodNetwork,
-    /// Set once its supervisor has told.
     init_pid: OnceLock<Option<i32>>,
+    /// Its supervisor has answered by the connection that there is.
+    answered: AtomicBool,
     limits: Mutex<PodLimits>,
     /// Held by who changes the limits.
     pub limits_turn: tokio::sync::Mutex<()>,
@@ -283,6 +285,7 @@ impl Pod {
             state: watch::Sender::new(state),
             network,
             init_pid: OnceLock::new(),
+            answered: AtomicBool::new(false),
             containers: Mutex::default(),
             meter: Meter::default(),
         }
@@ -295,12 +298,14 @@ impl Pod {
 
     /// Its supervisor has answered. `init_pid` is the pod's own first process, in a pod that shares its PID namespace.
     pub fn told(&self, init_pid: Option<i32>) {
+        // It never becomes another one.
         let _ = self.init_pid.set(init_pid);
+        self.answered.store(true, Ordering::Release);
     }
 
-    /// Whether its supervisor has answered this daemon, ever.
+    /// Whether its supervisor has answered by the connection that there is.
     pub fn has_answered(&self) -> bool {
-        self.init_pid.get().is_some()
+        self.answered.load(Ordering::Acquire)
     }
 
     /// The supervisor of a sandbox that is ready: the only way to start or exec anything.
@@ -334,8 +339,9 @@ impl Pod {
         matches!(&*self.state.borrow(), PodState::Ready(_))
     }
 
-    /// Its supervisor is to be spoken to by this connection from here on.
+    /// Its supervisor is to be spoken to by this connection from here on, once it has [answered](Self::told).
     pub fn joined(&self, supervisor: Supervisor) {
+        self.answered.store(false, Ordering::Release);
         self.state.send_modify(|state| match state {
             PodState::Ready(former) | PodState::Stopping(former) => *former = supervisor,
             PodState::NotReady { .. } => {}

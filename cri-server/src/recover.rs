@@ -8,7 +8,7 @@
 //!                            └─ nobody there ─► end what runs ► NotReady
 //! ```
 //!
-//! All supervisors are [asked](crate::reunion) at once, each with a time limit: one that hangs delays nobody else.
+//! All supervisors are [asked](crate::reunion) at once, each with a time limit for its answer: one that hangs delays nobody else.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -108,23 +108,29 @@ pub async fn again(app: &Arc<App>, pod: &Arc<Pod>) -> Result<()> {
 
 async fn until_met(app: Arc<App>, pod: Arc<Pod>, known: Known, connected: (Supervisor, Notices)) {
     let (mut supervisor, mut notices) = connected;
+    let mut connections = 0_u32;
     let outcome = loop {
         match ask(&supervisor).await {
             Ok(listing) => {
                 // First of all: whoever hears of an end that this brings to light may go on at once.
                 pod.told(listing.init_pid);
-                let reconciled = reconcile(&app, &pod, &known, &listing).await;
+                reconcile(&app, &pod, &known, &listing).await;
                 ops::exits::watch(&app, &pod, notices);
-                break reconciled;
+                break Ok(());
             }
-            Err(Error::Gone) => match reach(&app, pod.id()).await {
-                Reach::There(next, told) => {
-                    pod.joined(next.clone());
-                    (supervisor, notices) = (next, told);
+            Err(Error::Gone) => {
+                if connections > 0 {
                     tokio::time::sleep(PAUSE).await;
                 }
-                Reach::Nobody(error) => break give_up(&app, &pod, &error).await,
-            },
+                connections += 1;
+                match reach(&app, pod.id()).await {
+                    Reach::There(next, told) => {
+                        pod.joined(next.clone());
+                        (supervisor, notices) = (next, told);
+                    }
+                    Reach::Nobody(error) => break give_up(&app, &pod, &error).await,
+                }
+            }
             Err(Error::Silent) => {}
             Err(error) => {
                 tracing::error!(pod = %pod.record.config.name, %error, "its supervisor cannot be understood; asking again");
@@ -168,37 +174,55 @@ impl Known {
     }
 }
 
-/// What the supervisor says is what holds; a state that it does not know was lost with an earlier one.
-async fn reconcile(app: &Arc<App>, pod: &Arc<Pod>, known: &Known, listing: &Listing) -> Result<()> {
+/// What the supervisor says is what holds; a state that it does not know was lost with an earlier one. What goes wrong with
+/// one container keeps no other from being taken up.
+async fn reconcile(app: &Arc<App>, pod: &Arc<Pod>, known: &Known, listing: &Listing) {
     for container in pod.containers() {
-        let seen = container
-            .record
-            .wire_id()
-            .ok()
-            .and_then(|id| listing.container(&id))
-            .map(|entry| &entry.state);
-        match (container.state(), seen) {
-            // Its start was told to have failed when the connection ended, and came off after all.
-            (ContainerState::Exited { .. }, Some(Seen::Running(_) | Seen::Starting)) => {
-                ops::stop::kill(app, pod, &container).await?;
-            }
-            _ if !known.is_unchanged(&container) => {}
-            (ContainerState::Exited { .. }, _) | (ContainerState::Created, None | Some(Seen::Starting)) => {}
-            (_, Some(Seen::Running(process))) => {
-                let state = ContainerState::Created.started(process.pid, process.started_at.0);
-                app.store.container_state(&container.record.id, &state).await?;
-                container.transition(|_| state);
-            }
-            (_, Some(Seen::Exited(process, status))) => {
-                container.transition(|state| state.started(process.pid, process.started_at.0));
-                let exit = Exit::of_process(status.code, status.oom_killed);
-                ops::exits::finish(app, pod, &container, exit, status.finished_at.0).await?;
-            }
-            (ContainerState::Running { .. }, None | Some(Seen::Starting)) => {
-                let lost = || (Exit::lost("its supervisor does not know it"), time::now());
-                let (exit, at) = ops::exits::last_words(app, &container).unwrap_or_else(lost);
-                ops::exits::finish(app, pod, &container, exit, at).await?;
-            }
+        let wire_id = container.record.wire_id().ok();
+        let entry = wire_id.and_then(|id| listing.container(&id));
+        let seen = entry.map(|entry| &entry.state);
+        if let Err(error) = agree(app, pod, &container, known, seen).await {
+            let name = &container.record.config.name.name;
+            tracing::error!(pod = %pod.record.config.name, container = name, %error, "could not take a container up again");
+        }
+    }
+}
+
+async fn agree(
+    app: &Arc<App>,
+    pod: &Arc<Pod>,
+    container: &Arc<Container>,
+    known: &Known,
+    seen: Option<&Seen>,
+) -> Result<()> {
+    // A start that has lost its connection is about to say that it failed; no other began before the listing.
+    let _turn = match (container.state(), seen) {
+        (ContainerState::Created, Some(Seen::Starting | Seen::Running(_))) => {
+            Some(container.turn.lock().await)
+        }
+        _ => None,
+    };
+    match (container.state(), seen) {
+        // It was told to have failed, and came off after all.
+        (ContainerState::Exited { .. }, Some(Seen::Running(_) | Seen::Starting)) => {
+            ops::stop::kill(app, pod, container).await?;
+        }
+        _ if !known.is_unchanged(container) => {}
+        (ContainerState::Exited { .. }, _) | (ContainerState::Created, None | Some(Seen::Starting)) => {}
+        (_, Some(Seen::Running(process))) => {
+            let state = ContainerState::Created.started(process.pid, process.started_at.0);
+            app.store.container_state(&container.record.id, &state).await?;
+            container.transition(|_| state);
+        }
+        (_, Some(Seen::Exited(process, status))) => {
+            container.transition(|state| state.started(process.pid, process.started_at.0));
+            let exit = Exit::of_process(status.code, status.oom_killed);
+            ops::exits::finish(app, pod, container, exit, status.finished_at.0).await?;
+        }
+        (ContainerState::Running { .. }, None | Some(Seen::Starting)) => {
+            let lost = || (Exit::lost("its supervisor does not know it"), time::now());
+            let (exit, at) = ops::exits::last_words(app, container).unwrap_or_else(lost);
+            ops::exits::finish(app, pod, container, exit, at).await?;
         }
     }
     Ok(())

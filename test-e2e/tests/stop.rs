@@ -218,22 +218,27 @@ async fn a_supervisor_that_has_no_time_holds_no_kill() {
     let server = Server::start().await;
     let image = server.busybox().await;
     let pod = server.run_pod("busy").await;
-    let id = pod
-        .start(&Container::new("main", &image).command(&["/bin/sleep", "100000"]))
-        .await;
-    let process = server.client.container_pid(&id).await;
     let supervisor = Pid::from_raw(server.supervisor(&pod.id).expect("a supervisor"));
-    kill(supervisor, Signal::SIGSTOP).unwrap();
-    let (client, stopped) = (server.client.clone(), id.clone());
-    let stop = tokio::spawn(async move { client.stop(&stopped, 0).await });
-    // Nobody has reaped it yet.
-    let state = format!("/proc/{process}/status");
-    until("it is dead", || {
-        fs::read_to_string(&state).unwrap().contains("State:\tZ")
-    })
-    .await;
-    kill(supervisor, Signal::SIGCONT).unwrap();
-    stop.await.unwrap().unwrap();
-    assert_eq!(server.client.exited(&id).await.exit_code, 137);
+    for grace in [0, 1] {
+        let main = Container::new(&format!("main-{grace}"), &image).command(&["/bin/sleep", "100000"]);
+        let id = pod.start(&main).await;
+        let process = server.client.container_pid(&id).await;
+        kill(supervisor, Signal::SIGSTOP).unwrap();
+        let (client, stopped) = (server.client.clone(), id.clone());
+        let stop = tokio::spawn(async move { client.stop(&stopped, grace).await });
+        // Nobody has reaped it yet.
+        let state = format!("/proc/{process}/status");
+        until("it is dead", || {
+            fs::read_to_string(&state).unwrap().contains("State:\tZ")
+        })
+        .await;
+        kill(supervisor, Signal::SIGCONT).unwrap();
+        stop.await.unwrap().unwrap();
+        assert_eq!(
+            server.client.exited(&id).await.exit_code,
+            137,
+            "grace of {grace} s"
+        );
+    }
     server.close().await;
 }

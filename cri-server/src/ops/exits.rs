@@ -78,15 +78,15 @@ pub async fn finish(
     };
     if first {
         app.events.container(pod, container, Happened::Stopped);
+        tracing::info!(
+            pod = %pod.record.config.name,
+            container = record.config.name.name,
+            code = exit.code,
+            reason = exit.reason.as_str(),
+            "container ended"
+        );
+        hooks::run(&app.config.state_dir, container, Moment::Stopped).await;
     }
-    tracing::info!(
-        pod = %pod.record.config.name,
-        container = record.config.name.name,
-        code = exit.code,
-        reason = exit.reason.as_str(),
-        "container ended"
-    );
-    hooks::run(&app.config.state_dir, container, Moment::Stopped).await;
     // What is left of it is removed with the container.
     if let Err(error) = cleared.await {
         tracing::warn!(cgroup = record.cgroup, %error, "cgroup of an ended container stays until its removal");

@@ -210,10 +210,11 @@ async fn connect(
     progress: &Progress,
 ) -> Result<Made> {
     let given = network.as_ref().map(OwnedFd::try_clone).transpose();
-    let given = given.map_err(Error::io("dup", "network namespace"))?;
     progress.waiting("supervisor and network", "the supervisor or the pod network");
     let namespaces = async {
+        // First of all: it is there before it is removed.
         let begun = begun.await?;
+        let given = given.map_err(Error::io("dup", "network namespace"))?;
         let plan = plan.seal().map_err(Error::io("memfd_create", "pod plan"))?;
         let created = begun.supervisor.create_pod(plan, given).await?;
         Ok::<_, Error>((begun, created))

@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::container::{Container, ContainerState, Exit};
 use crate::inflight::Progress;
 use crate::pod::Pod;
-use crate::{Error, Result, ops, time};
+use crate::{Error, Result, ops, supervisor, time};
 
 /// Longest grace that is taken literally: a year.
 const LONGEST: u64 = 365 * 24 * 3600;
@@ -138,13 +138,14 @@ async fn signal_and_wait(
     // Somebody may have frozen it: it could not even begin to end.
     app.cgroups.open(&container.record.cgroup)?.thaw();
     progress.waiting("grace", format!("signal {}", container.record.stop_signal));
-    signal(
-        pod,
-        container,
-        i32::from(container.record.stop_signal),
-        SignalScope::Process,
-    )
-    .await?;
+    let stop_signal = i32::from(container.record.stop_signal);
+    let asked = signal(pod, container, stop_signal, SignalScope::Process);
+    match by_deadline(container, asked).await {
+        None => return Ok(false),
+        // It passes the signal on when it has time.
+        Some(Ok(()) | Err(Error::Supervisor(supervisor::Error::Silent))) => {}
+        Some(Err(error)) => return Err(error),
+    }
     Ok(by_deadline(container, ended.wait_for(is_over)).await.is_some())
 }
 
@@ -164,7 +165,7 @@ pub async fn kill(app: &App, pod: &Pod, container: &Container) -> Result<()> {
     told.and(killed)
 }
 
-/// A supervisor that is gone, or knows the process no more, has nothing left to signal.
+/// A supervisor that knows the process no more has nothing left to signal; what one that is gone has left is ended elsewhere.
 async fn signal(pod: &Pod, container: &Container, signal: i32, scope: SignalScope) -> Result<()> {
     use crate::supervisor::Error as Failed;
     let Some(supervisor) = pod.supervisor() else {

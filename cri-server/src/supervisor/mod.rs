@@ -39,8 +39,8 @@ pub enum Error {
     /// It could not be started or connected to.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The connection broke; the supervisor is gone or being replaced.
-    #[error("the pod's supervisor is gone")]
+    /// The connection has ended; whether the supervisor has, the next one tells.
+    #[error("the connection to the pod's supervisor has ended")]
     Gone,
     /// It did not answer in time.
     #[error("the pod's supervisor does not answer")]
