@@ -304,8 +304,7 @@ impl App {
         .await
     }
 
-    /// Removes a cgroup; one that does not exist is removed already. A scope is stopped first, by name: systemd watches
-    /// for its last process, but keeps the unit for ever when the directory is gone before it has looked. Begins at once.
+    /// Removes a cgroup, a scope by way of systemd; one that does not exist is removed already. Begins at once.
     ///
     /// # Errors
     /// [`Error::Cgroup`] when processes stay in it.
@@ -314,13 +313,10 @@ impl App {
         let systemd = self.cgroups.systemd.clone();
         blocking(move || {
             let cgroup = cgroup?;
-            if let Some(scope) = Scope::of(&cgroup)
-                && cgroup.exists()
-                && cgroup.pids()?.is_empty()
-            {
-                systemd.stop_scope(&scope)?;
+            match Scope::of(&cgroup) {
+                Some(scope) => Ok(cgroup.remove_scope(&systemd, &scope)?),
+                None => Ok(cgroup.remove()?),
             }
-            Ok(cgroup.remove()?)
         })
     }
 

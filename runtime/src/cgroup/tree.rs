@@ -132,11 +132,29 @@ pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
 
 /// Removes a cgroup and those that the container made below it.
 pub(super) fn remove(path: &Path) -> Result<(), CgroupError> {
+    patiently(path, || try_remove(path, DEPTH_MAX))
+}
+
+/// Waits until no process is in a cgroup of the v2 hierarchy, nor below it.
+pub(super) fn await_vacancy(path: &Path) -> Result<(), CgroupError> {
+    patiently(path, || {
+        match std::fs::read_to_string(path.join("cgroup.events")) {
+            Ok(events) if events.lines().any(|line| line == "populated 0") => Ok(()),
+            Ok(_) => Err(Errno::BUSY),
+            Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        }
+    })
+}
+
+/// Repeats what fails because processes are on their way out, for at most [`REMOVAL_PATIENCE`]. A cgroup that is gone
+/// has none.
+fn patiently(path: &Path, mut attempt: impl FnMut() -> Result<(), Errno>) -> Result<(), CgroupError> {
     let deadline = Instant::now() + REMOVAL_PATIENCE;
     let mut pause = Duration::from_millis(1);
     loop {
-        let errno = match try_remove(path, DEPTH_MAX) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        let errno = match attempt() {
+            // The second is of a file in a directory that is removed while it is read.
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
             Err(errno) => errno,
         };
         if errno != Errno::BUSY || Instant::now() >= deadline {

@@ -6,7 +6,7 @@
 //!   create_scope ─┴─ StartTransientUnit ──► mkdir <slice>/crisp-<id>.scope, moves the placeholder there
 //!      every limit, to files too  ◄───────── JobRemoved "done"
 //!   launch: init is born in the scope (CLONE_INTO_CGROUP); the placeholder ends
-//!   last process exits; stop_scope ────────► unit and directory are gone
+//!   last process exits; remove_scope ──────► unit and directory are gone
 //!   update_scope ─── files, then SetUnitProperties (or the files are as before)
 //! ```
 //! Why a placeholder: systemd takes no scope without a process, and a container's init must find its cgroup limited
@@ -34,7 +34,7 @@ use oci_spec::runtime::LinuxResources;
 pub use bus::BusError;
 pub use slice::{Scope, Slice};
 
-use super::{Cgroup, CgroupError, limits};
+use super::{Cgroup, CgroupError, limits, tree};
 use bus::{Connection, Places};
 use wire::{Properties, Value, Writer};
 
@@ -78,16 +78,6 @@ impl Systemd {
     pub fn stop_slice(&self, slice: &Slice) -> Result<(), CgroupError> {
         self.stop(slice.name())
             .map_err(failed("stop a slice", slice.name()))
-    }
-
-    /// Stops a scope that nothing is in any more, its cgroup with it. systemd does that by itself, unless the cgroup goes
-    /// before it has looked: so this comes before the removal of the directory.
-    ///
-    /// # Errors
-    /// [`CgroupError::Systemd`]
-    pub fn stop_scope(&self, scope: &Scope) -> Result<(), CgroupError> {
-        self.stop(scope.name())
-            .map_err(failed("stop the container's scope", scope.name()))
     }
 
     fn stop(&self, unit: &str) -> Result<(), BusError> {
@@ -199,6 +189,25 @@ impl Cgroup {
                 .set(scope, &told)
                 .map_err(failed("set the limits of the container's scope", scope.name()))
         })
+    }
+
+    /// Ends a scope and removes its cgroup; waits up to two seconds for processes on their way out. What does not exist
+    /// is removed already.
+    ///
+    /// systemd ends a scope by itself after its last process, but keeps the unit for ever when the directory is gone
+    /// before it has looked. So it is asked first, and only when nobody is in it: whoever is would be killed.
+    ///
+    /// # Errors
+    /// [`CgroupError::Systemd`], and those of [`Cgroup::remove`]; with processes in it all is left as it is.
+    pub fn remove_scope(&self, systemd: &Systemd, scope: &Scope) -> Result<(), CgroupError> {
+        if self.exists() {
+            self.directories()
+                .try_for_each(|directory| tree::await_vacancy(&directory))?;
+            systemd
+                .stop(scope.name())
+                .map_err(failed("stop the container's scope", scope.name()))?;
+        }
+        self.remove()
     }
 
     fn told(&self, resources: Option<&LinuxResources>) -> Result<Properties, CgroupError> {

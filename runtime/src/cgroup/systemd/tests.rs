@@ -1,12 +1,14 @@
 //! The conversation, with a bus and a systemd of the test's own at the other end of a unix socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 
+use rustix::fs::inotify;
 use serde_json::json;
 
 use super::wire::{Head, Kind, Message, PREFIX, Reader};
@@ -299,21 +301,90 @@ fn what_an_unfinished_start_left_is_ended_first() {
     );
 }
 
-#[test]
-fn a_scope_is_stopped_and_one_that_systemd_has_forgotten_is() {
-    let fake = Fake::new("bus", Box::new(friendly));
-    let (_temp, _cgroup, scope) = scope();
-    fake.systemd().stop_scope(&scope).unwrap();
-    assert_eq!(fake.members(), ["Hello", "AddMatch", "StopUnit"]);
+/// What the kernel says of the scope's directory.
+fn populate(temp: &tempfile::TempDir, populated: bool) {
+    let directory = temp.path().join("a.slice/a-b.slice/crisp-1.scope");
+    let events = format!("populated {}\nfrozen 0\n", u8::from(populated));
+    std::fs::write(directory.join("cgroup.events"), events).unwrap();
+}
 
+/// A systemd that removes the directory of the scope that it stops.
+fn removing(temp: &tempfile::TempDir) -> Script {
+    let directory = temp.path().join("a.slice/a-b.slice/crisp-1.scope");
+    Box::new(move |call| {
+        if call.head.member == "StopUnit" {
+            std::fs::remove_dir_all(&directory).unwrap();
+        }
+        friendly(call)
+    })
+}
+
+#[test]
+fn a_scope_is_stopped_before_its_directory_is_removed() {
+    let (temp, cgroup, scope) = scope();
+    populate(&temp, false);
+    let fake = Fake::new("bus", removing(&temp));
+    cgroup.remove_scope(&fake.systemd(), &scope).unwrap();
+    assert_eq!(fake.members(), ["Hello", "AddMatch", "StopUnit"]);
+    assert!(!cgroup.exists());
+    // Again: there is nothing to ask for.
+    cgroup.remove_scope(&fake.systemd(), &scope).unwrap();
+    assert_eq!(fake.members(), Vec::<String>::new());
+}
+
+#[test]
+fn a_scope_that_systemd_has_forgotten_is_removed_all_the_same() {
+    let (temp, cgroup, scope) = scope();
+    populate(&temp, false);
+    let directory = cgroup.directories().next().unwrap();
     let forgetful = Fake::new(
         "bus",
-        Box::new(|call| match call.head.member.as_str() {
-            "StopUnit" => vec![refuse(call, "org.freedesktop.systemd1.NoSuchUnit", "not loaded")],
+        Box::new(move |call| match call.head.member.as_str() {
+            "StopUnit" => {
+                // What only the kernel could remove with the directory.
+                for entry in std::fs::read_dir(&directory).unwrap() {
+                    std::fs::remove_file(entry.unwrap().path()).unwrap();
+                }
+                vec![refuse(call, "org.freedesktop.systemd1.NoSuchUnit", "not loaded")]
+            }
             _ => friendly(call),
         }),
     );
-    forgetful.systemd().stop_scope(&scope).unwrap();
+    cgroup.remove_scope(&forgetful.systemd(), &scope).unwrap();
+    assert!(!cgroup.exists());
+}
+
+#[test]
+fn a_scope_is_not_stopped_before_its_last_process_is_gone() {
+    let (temp, cgroup, scope) = scope();
+    populate(&temp, true);
+    let events = cgroup.directories().next().unwrap().join("cgroup.events");
+    let looks = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&looks, &events, inotify::WatchFlags::CLOSE_NOWRITE).unwrap();
+    let fake = Fake::new("bus", removing(&temp));
+    let (systemd, calls) = (fake.systemd(), &fake.calls);
+    let removal = std::thread::spawn(move || cgroup.remove_scope(&systemd, &scope));
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut looks = inotify::Reader::new(&looks, &mut buffer);
+    // When it looks again it has done with the first answer.
+    for _ in 0..2 {
+        looks.next().unwrap();
+    }
+    assert!(calls.try_recv().is_err(), "it asked while somebody was there");
+    populate(&temp, false);
+    removal.join().unwrap().unwrap();
+    assert_eq!(fake.members(), ["Hello", "AddMatch", "StopUnit"]);
+}
+
+#[test]
+fn a_scope_in_which_somebody_stays_is_left_as_it_is() {
+    let (temp, cgroup, scope) = scope();
+    populate(&temp, true);
+    let fake = Fake::new("bus", Box::new(friendly));
+    let error = cgroup.remove_scope(&fake.systemd(), &scope).unwrap_err();
+    assert!(matches!(error, CgroupError::Remove { .. }), "{error}");
+    assert_eq!(fake.members(), Vec::<String>::new());
+    assert!(cgroup.exists());
 }
 
 #[test]
