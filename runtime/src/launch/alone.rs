@@ -14,6 +14,7 @@ use super::channel::Reporter;
 use super::exec::become_program;
 use super::failure::{InStep, StepResult, failure};
 use super::plan::LaunchPlan;
+use super::rootfs::Entry;
 use super::sealed::unseal;
 use super::stage1::{Host, keep_only, settle, ties};
 use super::steps::{Next, confine, enter_root};
@@ -40,7 +41,11 @@ pub(crate) fn container(
     let prepared = ManuallyDrop::new(Host::default().prepare(&plan, ahead.root)?);
     reporter.prepared().step(Step::Namespaces)?;
     leave_host(ahead.empty, plan.cgroup.namespace)?;
-    let seen = ManuallyDrop::new(enter_root(&plan, &prepared, reporter)?);
+    let entry = match ahead.empty {
+        Some(_) => Entry::Cover,
+        None => Entry::Pivot,
+    };
+    let seen = ManuallyDrop::new(enter_root(&plan, &prepared, entry, reporter)?);
     confine(
         &plan.process,
         &ties(stdio, &prepared, &seen, reporter),

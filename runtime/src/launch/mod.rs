@@ -16,7 +16,7 @@
 //! ```text
 //! supervisor ──clone3(CLONE_NEWPID)──► init ─────────────────────────────────────────────────────► execve
 //!   parent                               │ host's mount namespace   │ a copy of an empty one
-//!                                        │ as stage-1 above         │ as init above
+//!                                        │ as stage-1 above         │ as init above, without a root to pivot from
 //!                                        ▼                          ▼
 //!                              LaunchChannel:  Prepared      Console + fd, Failed{step, path, errno}
 //! ```

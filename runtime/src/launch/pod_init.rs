@@ -17,6 +17,7 @@ use super::failure::{InStep, StepResult, failure};
 use super::mounts::fresh;
 use super::plan::{Attributes, Capabilities, FileSystem, ProcessPlan};
 use super::pod::PodInit;
+use super::rootfs::Entry;
 use super::values::ContainerPath;
 use super::{LaunchMessage, Received, Step, identity, rootfs, stage1};
 use crate::seccomp::{Filter, Machine, compile};
@@ -100,7 +101,8 @@ fn enter_empty_root() -> rustix::io::Result<()> {
         "proc",
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )?;
-    rootfs::pivot(root.as_fd()).map_err(|failed| rustix::io::Errno::from_raw_os_error(failed.errno))?;
+    rootfs::enter(root.as_fd(), Entry::Pivot)
+        .map_err(|failed| rustix::io::Errno::from_raw_os_error(failed.errno))?;
     set_attributes(
         root.as_fd(),
         AttrChange {

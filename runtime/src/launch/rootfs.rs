@@ -254,8 +254,32 @@ pub(crate) fn attach(root: BorrowedFd<'_>, at: &Path) -> StepResult<()> {
     move_mount(root, "", CWD, at, flags).step(Step::AttachRoot)
 }
 
+/// How the container's root becomes the root of its processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// It takes the place of the old root, which is the host's and goes.
+    Pivot,
+    /// It lies on the old root, in which there is nothing. Whoever looks for the root of the mount namespace finds what lies
+    /// on top, so nothing tells this one from the other but the fifty to a hundred microseconds that the end of a mount
+    /// waits for the other processors.
+    Cover,
+}
+
+/// Makes the attached root the root.
+pub(crate) fn enter(root: BorrowedFd<'_>, entry: Entry) -> StepResult<()> {
+    match entry {
+        Entry::Pivot => pivot(root),
+        Entry::Cover => cover(root).step(Step::PivotRoot),
+    }
+}
+
+fn cover(root: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(".")
+}
+
 /// Makes the attached root the only one: the old root and everything on it is gone from this namespace.
-pub(crate) fn pivot(root: BorrowedFd<'_>) -> StepResult<()> {
+fn pivot(root: BorrowedFd<'_>) -> StepResult<()> {
     rustix::process::fchdir(root).step(Step::PivotRoot)?;
     // With both names ".", the old root ends up stacked on the new one, where "." finds it (pivot_root(2)).
     rustix::process::pivot_root(".", ".").step(Step::PivotRoot)?;

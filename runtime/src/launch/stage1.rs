@@ -19,6 +19,7 @@ use super::hooks::{self, Runner};
 use super::mounts::{self, borrow_procfs};
 use super::plan::{CgroupEntry, ExecPlan, HooksPlan, LaunchPlan, PidMode, ProcessPlan};
 use super::rooted::{Root, file_type};
+use super::rootfs::Entry;
 use super::sealed::unseal;
 use super::steps::{Entered, Next, Prepared, Ties, absent_of, confine, enter_root, exec_console};
 use super::userns::{self, IdMapping, UserNamespace};
@@ -145,7 +146,7 @@ fn clone_then_set_up(
         ..Namespaces::default()
     };
     let init = last_clone(namespaces, reporter, || {
-        let seen = ManuallyDrop::new(enter_root(plan, prepared, reporter)?);
+        let seen = ManuallyDrop::new(enter_root(plan, prepared, Entry::Pivot, reporter)?);
         confine(
             &plan.process,
             &ties(stdio, prepared, &seen, reporter),
@@ -175,7 +176,7 @@ fn set_up_then_clone(
     let mut own = UnshareFlags::NEWNS;
     own.set(UnshareFlags::NEWCGROUP, plan.cgroup.namespace);
     unshare(own).step(Step::Namespaces)?;
-    let seen = ManuallyDrop::new(enter_root(plan, prepared, reporter)?);
+    let seen = ManuallyDrop::new(enter_root(plan, prepared, Entry::Pivot, reporter)?);
     if plan.user.is_none() {
         join_pid_later(namespace)?;
     }

@@ -16,6 +16,7 @@ use super::hooks::{self, Runner};
 use super::mounts::{Source, attach_fresh, attach_image, attach_volume, fresh};
 use super::plan::{FileSystem, LaunchPlan, MountPlan, MountSource, ProcessPlan};
 use super::rooted::{Kind, Root};
+use super::rootfs::Entry;
 use super::stdio::{Absent, wire};
 use super::values::ContainerPath;
 use super::{ChildStdio, Step, cgroup_mounts, devices, identity, lsm, masks, rlimits, rootfs};
@@ -69,9 +70,12 @@ pub(crate) fn absent_of<'a>(
 pub(crate) fn enter_root<'a>(
     plan: &LaunchPlan,
     prepared: &'a Prepared,
+    entry: Entry,
     reporter: &Reporter,
 ) -> StepResult<Entered<'a>> {
-    rootfs::make_all_private().step(Step::AttachRoot)?;
+    if entry == Entry::Pivot {
+        rootfs::make_all_private().step(Step::AttachRoot)?;
+    }
     let root_fd = prepared.root.as_fd();
     match &plan.hooks {
         Some(hooks) => {
@@ -112,7 +116,7 @@ pub(crate) fn enter_root<'a>(
     if let Some(hooks) = &plan.hooks {
         hooks::before_pivot(hooks, prepared.runner.as_ref())?;
     }
-    rootfs::pivot(root_fd)?;
+    rootfs::enter(root_fd, entry)?;
     root.ensure(&plan.process.cwd, Kind::Directory)
         .step_at(Step::WorkingDir, &plan.process.cwd)?;
     rootfs::finish(root_fd, &plan.root)?;

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+#[path = "probe/climb.rs"]
+mod climb;
 #[path = "probe/hook.rs"]
 mod hook;
 #[path = "probe/scan.rs"]
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         ["writefile", path, text] => fs::write(path, text),
         ["overwrite", path] => overwrite(path),
         ["memory", mebibytes] => memory(mebibytes.parse().unwrap_or(0)),
+        ["climb"] => climb::climb(),
+        ["uproot"] => climb::uproot(),
         ["swap", one, other, stop_file] => swap::swap(one, other, stop_file),
         ["hook", stage, journal] => hook::hook(stage, journal),
         ["scan", host_path, reversed_secret, stop_file] => scan::scan(host_path, reversed_secret, stop_file),

@@ -118,3 +118,26 @@ async fn nodes_of_an_image_are_no_devices() {
         server.close().await;
     }
 }
+
+/// A container's root lies on an empty directory, not on a root that it has replaced: whatever it is allowed to do to its
+/// own mounts, below them there is that and nothing of the host.
+#[tokio::test]
+async fn below_a_root_there_is_nothing() {
+    let server = Server::start().await;
+    let host = HostInvariant::of(&server);
+    let image = server.probe().await;
+    let settings = server.pod("below").privileged();
+    let pod = server.run(&settings).await.unwrap();
+    let climb = Container::new("climb", &image).command(&["/probe", "climb"]);
+    let (code, seen) = pod.finish(&climb).await;
+    assert_eq!(code, 0, "{seen}");
+    for own in ["prison", "probe", "proc"] {
+        assert!(seen.split_whitespace().any(|name| name == own), "{own} in {seen}");
+    }
+    let uproot = Container::new("uproot", &image)
+        .command(&["/probe", "uproot"])
+        .secure(|security| security.privileged = true);
+    assert_eq!(pod.finish(&uproot).await, (0, "dev\n".to_owned()));
+    host.holds("what privileges do to a root");
+    server.close().await;
+}
