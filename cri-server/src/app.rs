@@ -10,7 +10,8 @@ use oci_spec::runtime::{Process, Spec};
 use runtime::client::SupervisorBinary;
 use runtime::exit::ExitDirectory;
 use runtime::launch::{
-    ExactStrings, ExecContext, ExecPlan, IpcMode, LaunchContext, LaunchPlan, NetworkMode, PidMode, Sharing,
+    ExactStrings, ExecContext, ExecPlan, IpcMode, LaunchContext, LaunchPlan, NetworkMode, PidMode, Root,
+    Sharing,
 };
 
 use crate::config::Config;
@@ -35,6 +36,7 @@ pub use features::Features;
 mod ahead;
 mod cgroups;
 mod features;
+pub mod first;
 mod images;
 mod network;
 
@@ -164,11 +166,17 @@ impl App {
         self.empty_mounts.as_ref()?.try_clone().ok()
     }
 
-    /// What starts a container, whose specification is `spec`: all but its cgroup.
+    /// What starts a container, whose specification is `spec`: all but its cgroup. And what its root file system is made
+    /// from, if that can be done before.
     ///
     /// # Errors
-    /// [`Error::Plan`] naming the field that cannot be carried out.
-    pub fn prepare(&self, pod: &Pod, record: &ContainerRecord, spec: Spec) -> Result<Prepared> {
+    /// [`Error::Plan`] naming the field that cannot be carried out; [`Error::Io`] where there is no descriptor left.
+    pub fn prepare(
+        &self,
+        pod: &Pod,
+        record: &ContainerRecord,
+        spec: Spec,
+    ) -> Result<(Prepared, Option<Root>)> {
         let context = LaunchContext {
             rootfs: self.rootfs(&record.id)?,
             cgroup: &self.cgroups.open(&record.cgroup)?,
@@ -181,11 +189,13 @@ impl App {
             hooks: Some(crate::hooks::context(&self.config.state_dir, &record.id)),
         };
         let plan = LaunchPlan::from_spec(&spec, &context)?.filtered(filter(record));
-        Ok(Prepared {
+        let prepared = Prepared {
             spec,
-            plan,
+            alone: plan.is_alone(),
+            plan: plan.seal().map_err(Error::io("seal", "launch plan"))?,
             root: None,
-        })
+        };
+        Ok((prepared, plan.root()))
     }
 
     /// The plan of an exec, sealed.

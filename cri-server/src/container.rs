@@ -10,10 +10,10 @@ mod config;
 mod profile;
 mod update;
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, PoisonError};
-
-use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 use tokio::sync::{Mutex, watch};
@@ -279,8 +279,10 @@ impl ContainerState {
 pub struct Prepared {
     /// The record's specification, read.
     pub spec: oci_spec::runtime::Spec,
-    /// What follows from it.
-    pub plan: runtime::launch::LaunchPlan,
+    /// What follows from it, sealed.
+    pub plan: OwnedFd,
+    /// Whether that can be carried out by one clone.
+    pub alone: bool,
     /// Its root file system, if that is made before the start.
     pub root: Option<RootAhead>,
 }
@@ -300,7 +302,7 @@ pub struct Container {
     /// Its cgroup, as far as this daemon has made it ahead of the start.
     pub ahead: Option<Ahead>,
     /// Held by whoever starts or removes it: those two exclude each other.
-    pub turn: Mutex<()>,
+    pub turn: Arc<Mutex<()>>,
     /// The deadline of the stop that is under way; a further stop may only bring it forward.
     pub stop_by: watch::Sender<Option<std::time::Instant>>,
     /// What is remembered of its use.
@@ -318,7 +320,7 @@ impl Container {
             cgroup_gone: Arc::default(),
             has_hooks: OnceLock::new(),
             ahead: None,
-            turn: Mutex::new(()),
+            turn: Arc::default(),
             stop_by: watch::Sender::new(None),
             meter: Meter::default(),
         }

@@ -9,6 +9,7 @@ use minicbor::{Decode, Encode};
 use runtime::launch::IdMapping;
 use tokio::sync::watch;
 
+use crate::app::first::First;
 use crate::container::{Container, Resources, SelinuxOptions};
 use crate::ids::{ContainerId, PodId};
 use crate::stats::Meter;
@@ -179,6 +180,9 @@ pub struct PodRecord {
     /// The boot in which it was made: namespaces do not outlive it.
     #[n(4)]
     pub boot_id: String,
+    /// The id of its first container, whose cgroup may be there before it.
+    #[n(5)]
+    pub first: Option<ContainerId>,
 }
 
 impl PodRecord {
@@ -267,6 +271,8 @@ pub struct Pod {
     /// Held by who changes the limits.
     pub limits_turn: tokio::sync::Mutex<()>,
     containers: Mutex<HashMap<ContainerId, Arc<Container>>>,
+    /// What its first container will find.
+    pub first: First,
     /// What is remembered of its use.
     pub meter: Meter,
 }
@@ -287,6 +293,7 @@ impl Pod {
             init_pid: OnceLock::new(),
             answered: AtomicBool::new(false),
             containers: Mutex::default(),
+            first: First::default(),
             meter: Meter::default(),
         }
     }

@@ -10,6 +10,7 @@
 //!
 //! All supervisors are [asked](crate::reunion) at once, each with a time limit for its answer: one that hangs delays nobody else.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ use futures::future::join_all;
 
 use crate::app::App;
 use crate::container::Container;
-use crate::ids::PodId;
-use crate::pod::{Pod, PodPhase, PodState};
+use crate::ids::{ContainerId, PodId};
+use crate::pod::{Pod, PodPhase, PodRecord, PodState};
 use crate::reunion::{self, Reach};
 use crate::spec::PodFiles;
 use crate::store::{Stored, StoredContainer, StoredPod};
@@ -51,13 +52,15 @@ pub async fn recover(app: &Arc<App>) -> Result<()> {
     if let Err(error) = spare::collect(app, &known).await {
         tracing::warn!(%error, "could not collect what was begun of sandboxes");
     }
-    let owners = containers
+    let owners: HashSet<_> = containers
         .iter()
         .map(|c| c.record.id.to_string())
         .chain(unreadable)
         .collect();
     let cgroups: Vec<_> = pods.iter().map(|pod| pod.record.cgroup.clone()).collect();
-    let mut by_pod = std::collections::HashMap::<PodId, Vec<StoredContainer>>::new();
+    let firsts = pods.iter().filter_map(|pod| unused_first(&pod.record, &owners));
+    let firsts: Vec<_> = firsts.collect();
+    let mut by_pod = HashMap::<PodId, Vec<StoredContainer>>::new();
     for container in containers {
         by_pod
             .entry(container.record.pod.clone())
@@ -74,10 +77,16 @@ pub async fn recover(app: &Arc<App>) -> Result<()> {
         }
     }
     // Before the first call: a container that is being made owns its layer before it is recorded.
-    if let Err(error) = app.collect_unrecorded(&owners, &cgroups).await {
+    if let Err(error) = app.collect_unrecorded(&owners, &cgroups, firsts).await {
         tracing::warn!(%error, "could not collect what nobody owns of containers");
     }
     Ok(())
+}
+
+/// The id of a pod's first container, when there is none of that id, and the pod's cgroup.
+fn unused_first(pod: &PodRecord, owners: &HashSet<String>) -> Option<(ContainerId, String)> {
+    let first = pod.first.clone().filter(|id| !owners.contains(id.as_str()))?;
+    Some((first, pod.cgroup.clone()))
 }
 
 async fn revive(app: &Arc<App>, stored: StoredPod, containers: Vec<StoredContainer>) -> Result<()> {
@@ -151,7 +160,7 @@ fn enter(app: &Arc<App>, pod: Pod, containers: Vec<StoredContainer>) -> Arc<Pod>
 }
 
 /// A daemon that was killed while it made a sandbox told nobody of it: what there is of it goes.
-async fn forget(app: &Arc<App>, record: crate::pod::PodRecord) -> Result<()> {
+async fn forget(app: &Arc<App>, record: PodRecord) -> Result<()> {
     tracing::info!(pod = %record.config.name, "undoing a sandbox that was never finished");
     if record.boot_id == app.boot_id
         && let Reach::There(supervisor, _) = reunion::reach(app, &record.id).await

@@ -16,11 +16,11 @@ use tonic::Status;
 use crate::built;
 use crate::client::Client;
 use crate::daemon::spawn;
-use crate::eventually::{eventually, stretched};
+use crate::eventually::{eventually, stretched, until};
 use crate::host::Host;
 use crate::images::Image;
 use crate::layout::{Layout, REGISTRY_PORT, Settings};
-use crate::leaks::Trace;
+use crate::leaks::{self, Trace};
 use crate::pods::RunningPod;
 use crate::process::Process;
 use crate::registry::Registry;
@@ -222,8 +222,8 @@ impl Server {
         self.run(&self.pod(name)).await.expect("a plain pod runs")
     }
 
-    /// Runs a pod, and waits until the daemon has begun the next sandbox in advance: a test that compares what there is
-    /// before and after must not see that happen.
+    /// Runs a pod, and waits until the daemon has begun the next sandbox in advance and made the cgroup of the pod's first
+    /// container: a test that compares what there is before and after must not see that happen.
     ///
     /// # Errors
     /// What the runtime answers.
@@ -231,6 +231,8 @@ impl Server {
     /// # Panics
     /// When none is begun.
     pub async fn run(&self, pod: &Pod) -> Result<RunningPod, Status> {
+        let parent = pod.0.linux.as_ref().map_or("", |linux| &linux.cgroup_parent);
+        let mut known: BTreeSet<_> = leaks::cgroups_in(parent).into_iter().flatten().collect();
         let running = RunningPod::run(&self.client, pod).await?;
         eventually("the next sandbox is begun", || async {
             let pods = self.client.pods().await.ok()?;
@@ -241,6 +243,16 @@ impl Server {
                 .then_some(())
         })
         .await;
+        // A pod that was there already has had its own; and where systemd makes them, it makes none without a process.
+        let is_new = known.insert(running.id.clone());
+        if is_new && !parent.is_empty() && !parent.ends_with(".slice") {
+            until("the first container's cgroup is there", || {
+                leaks::cgroups_in(parent)
+                    .iter()
+                    .all(|names| !names.is_subset(&known))
+            })
+            .await;
+        }
         Ok(running)
     }
 

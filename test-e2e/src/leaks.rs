@@ -250,6 +250,20 @@ fn hierarchies() -> Vec<PathBuf> {
         .collect()
 }
 
+/// The names below a cgroup, in each hierarchy that has it.
+pub fn cgroups_in(parent: &str) -> Vec<BTreeSet<String>> {
+    let parents = hierarchies()
+        .into_iter()
+        .map(|hierarchy| hierarchy.join(parent.trim_start_matches('/')));
+    let names = |parent: PathBuf| {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        // Those of containers and pods, not the kernel's files.
+        names.filter(|name| name.len() == 64).collect()
+    };
+    parents.filter(|parent| parent.is_dir()).map(names).collect()
+}
+
 fn directories(path: &Path, found: &mut Vec<PathBuf>) {
     if !path.is_dir() {
         return;

@@ -55,6 +55,17 @@ impl RunningPod {
         id
     }
 
+    /// Makes a container and removes it, so that what the pod had ready for its first one is used up: a test that compares
+    /// what there is before and after must not see that go.
+    ///
+    /// # Panics
+    /// When the runtime refuses.
+    pub async fn use_first(&self, image: &str) {
+        let first = Box::pin(self.create(&Container::new("first-of-all", image))).await;
+        let first = first.expect("a plain container is created");
+        self.client.remove(&first).await.expect("it is removed");
+    }
+
     /// Runs a container to its end; its exit code, and what it wrote to stdout.
     ///
     /// # Panics

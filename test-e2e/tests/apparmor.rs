@@ -125,6 +125,7 @@ async fn a_profile_that_is_not_there_stops_the_container() {
     let server = Server::start().await;
     let image = server.busybox().await;
     let pod = server.run_pod("missing").await;
+    pod.use_first(&image).await;
     let before = server.traces();
     let container = || Container::new("main", &image).shell(LOOK);
     for missing in [

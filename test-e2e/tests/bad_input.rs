@@ -187,6 +187,7 @@ async fn containers() {
             "cpu_period",
         ),
     ];
+    pod.use_first(&image).await;
     let before = unchanged(&server);
     for (container, field) in bad {
         let refused = pod.create(&container).await.expect_err(field);

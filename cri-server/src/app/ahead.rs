@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use image::ImageId;
 use oci_spec::runtime::LinuxResources;
 use runtime::cgroup::systemd::Scope;
-use runtime::launch::LaunchPlan;
+use runtime::launch::Root;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 
 use super::{App, Cgroups};
@@ -40,6 +40,8 @@ pub struct Wanted {
     pub volumes: usize,
     /// The path of its cgroup.
     pub cgroup: String,
+    /// That cgroup, if somebody has begun to make it.
+    pub first: Option<Ahead>,
 }
 
 /// What is being made.
@@ -64,6 +66,7 @@ impl App {
         let (made, layer) = oneshot::channel();
         let (limits, known) = oneshot::channel::<Option<LinuxResources>>();
         let app = self.clone();
+        let runtime = tokio::runtime::Handle::current();
         let work = tokio::task::spawn_blocking(move || {
             let prepared = app
                 .images
@@ -74,7 +77,11 @@ impl App {
             if !has_layer || Scope::of(&cgroup).is_some() {
                 return false;
             }
-            let made = cgroup.create(None).and_then(|()| {
+            let is_there = wanted
+                .first
+                .is_some_and(|first| runtime.block_on(first.settled()));
+            let directories = if is_there { Ok(()) } else { cgroup.create(None) };
+            let made = directories.and_then(|()| {
                 // Without limits nothing comes of this container.
                 let limits = known.blocking_recv().unwrap_or_default();
                 cgroup.limit(limits.as_ref())
@@ -88,9 +95,9 @@ impl App {
         Ok(Begun { layer, limits, ahead })
     }
 
-    /// Begins to make the root file system of a container whose writable layer is there; `None` where its launch does that.
-    pub fn make_root_ahead(self: &Arc<Self>, id: &ContainerId, plan: &LaunchPlan) -> Option<RootAhead> {
-        let (app, id, root) = (self.clone(), id.clone(), plan.root()?);
+    /// Begins to make the root file system of a container whose writable layer is there.
+    pub fn make_root_ahead(self: &Arc<Self>, id: &ContainerId, root: Root) -> RootAhead {
+        let (app, id) = (self.clone(), id.clone());
         let work = tokio::task::spawn_blocking(move || {
             let mounted = app.images.snapshot_mounts(id.as_str()).map_err(Error::from);
             let made =
@@ -103,7 +110,7 @@ impl App {
             })
             .unwrap_or_default()
         });
-        Some(RootAhead::begun(work))
+        RootAhead::begun(work)
     }
 
     /// Works out the start of a container that a daemon before this one created.
@@ -111,7 +118,7 @@ impl App {
     /// # Errors
     /// As [`Self::prepare`], and [`Error::Image`].
     pub async fn prepare_again(self: &Arc<Self>, pod: &Pod, record: &ContainerRecord) -> Result<Prepared> {
-        let prepared = self.prepare(pod, record, record.spec()?)?;
+        let (prepared, _) = self.prepare(pod, record, record.spec()?)?;
         let (app, id) = (self.clone(), record.id.clone());
         // That daemon may have made the root.
         blocking(move || Ok(app.images.renew_work(id.as_str())?)).await?;

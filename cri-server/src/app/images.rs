@@ -201,7 +201,8 @@ impl App {
     }
 
     /// Removes writable layers that no container owns, and the cgroups of their names beside those of `pods`: a daemon that
-    /// was killed while it made a container told nobody of it.
+    /// was killed while it made a container told nobody of it. The cgroups that stand ready for `firsts`, the first container of
+    /// a pod each, go as well: the daemon that made them knew how far they were.
     ///
     /// # Errors
     /// [`Error::Image`] and [`Error::Cgroup`] of the first that cannot be removed.
@@ -209,7 +210,11 @@ impl App {
         &self,
         owners: &std::collections::HashSet<String>,
         pods: &[String],
+        firsts: Vec<(ContainerId, String)>,
     ) -> Result<()> {
+        for (id, pod) in firsts {
+            self.remove_unrecorded_cgroup(&id, &[pod]).await?;
+        }
         for orphan in self
             .images
             .snapshots()

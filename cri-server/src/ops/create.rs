@@ -82,12 +82,26 @@ async fn make(
     can_be_had(app, &config)?;
     progress.stage("image");
     let image = app.image(&config.image)?;
-    let id = ContainerId::generate().map_err(Error::io("read", "/dev/urandom"))?;
     let shown = ops::volumes::shown_images(app, &config).await?;
+    let (id, first) = match pod.first.take() {
+        Some((id, cgroup)) => (id, Some(cgroup)),
+        None => (
+            ContainerId::generate().map_err(Error::io("read", "/dev/urandom"))?,
+            None,
+        ),
+    };
+
+    let cgroup = app.cgroups.of_container(&pod.record.cgroup, &id)?;
+    if let Some(first) = first.clone() {
+        let (cleanup, path) = (app.clone(), cgroup.clone());
+        undo.push("first cgroup", async move {
+            first.settled().await;
+            cleanup.remove_cgroup(&path).await
+        });
+    }
 
     progress.stage("specification");
     let declared = ops::volumes::declared(app, &id, &image.config.process, &config)?;
-    let cgroup = app.cgroups.of_container(&pod.record.cgroup, &id)?;
     let (cleanup, gone) = (app.clone(), id.clone());
     undo.push("writable layer", async move {
         Ok(cleanup.images.remove_snapshot(gone.as_str()).await?)
@@ -97,6 +111,7 @@ async fn make(
         image: image.id.clone(),
         volumes: declared.len(),
         cgroup: cgroup.clone(),
+        first,
     })?;
     let (cleanup, path, begun) = (app.clone(), cgroup.clone(), ahead.clone());
     undo.push("cgroup", async move {
@@ -140,9 +155,9 @@ async fn make(
         Ok(cleanup.store.remove_container(&gone).await?)
     });
     // Whatever cannot be carried out is refused here, where kubelet shows it, and not at the start.
-    let mut prepared = app.prepare(pod, &record, built.spec)?;
-    if pod.ready()?.launches_alone() {
-        prepared.root = app.make_root_ahead(&record.id, &prepared.plan);
+    let (mut prepared, root) = app.prepare(pod, &record, built.spec)?;
+    if let Some(root) = root.filter(|_| pod.ready().is_ok_and(|supervisor| supervisor.launches_alone())) {
+        prepared.root = Some(app.make_root_ahead(&record.id, root));
     }
     if let Some(root) = prepared.root.clone() {
         undo.push("root", async move {

@@ -128,6 +128,7 @@ mod tests {
             created_at: 1,
             cgroup: String::new(),
             boot_id: String::new(),
+            first: None,
         };
         Pod::new(
             record,

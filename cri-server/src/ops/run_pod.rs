@@ -12,7 +12,7 @@ use runtime::launch::{IpcMode, NetworkMode, PodNamespaceRequest, PodPidMode, Pod
 use crate::app::App;
 use crate::begin::{self, Begun};
 use crate::convert;
-use crate::ids::PodId;
+use crate::ids::{ContainerId, PodId};
 use crate::inflight::Progress;
 use crate::ops::events::Happened;
 use crate::pod::{NamespaceMode, Pod, PodConfig, PodNetwork, PodRecord, PodState};
@@ -85,6 +85,7 @@ async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
             let pod = Arc::new(Pod::new(record, PodState::Ready(supervisor), network));
             pod.told(init_pid);
             app.registry.insert_pod(pod.clone());
+            app.make_first_cgroup(&pod);
             ops::exits::watch(&app, &pod, notices);
             app.events.pod(&pod, Happened::Created);
             app.events.pod(&pod, Happened::Started);
@@ -148,6 +149,7 @@ async fn make(
         boot_id: app.boot_id.clone(),
         id,
         config,
+        first: Some(ContainerId::generate().map_err(Error::io("read", "/dev/urandom"))?),
     };
     let plan = pod_plan(&record)?;
     progress.stage("record and network namespace");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 use runtime::protocol;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::app::{App, Place};
 use crate::container::{Container, ContainerState, Exit, Prepared};
@@ -39,7 +40,7 @@ async fn begin(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
     // Without the container's turn: a file system that does not answer must hold up neither its stop nor its removal.
     let sources = ops::volumes::make_missing_sources(&app, &container.record, &progress).await;
     progress.stage("turn");
-    let _turn = container.turn.lock().await;
+    let turn = container.turn.clone().lock_owned().await;
     app.registry.container(container.record.id.as_str())?;
     match container.state() {
         ContainerState::Created => {}
@@ -54,20 +55,13 @@ async fn begin(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
     match launched {
         Ok(started) => {
             let state = ContainerState::Created.started(started.process.pid, started.process.started_at.0);
-            // Not waited for: until it is recorded the supervisor knows, and the next daemon asks it.
-            let recorded = app.store.container_state(&container.record.id, &state);
-            container.transition(|_| state);
-            let name = container.record.config.name.name.clone();
-            crate::task::spawn(async move {
-                if let Err(error) = recorded.await {
-                    tracing::error!(container = name, %error, "could not record a start");
-                }
-            });
+            container.transition(|_| state.clone());
             app.events.container(&pod, &container, Happened::Started);
             let moment = Moment::Started {
                 pid: started.process.pid,
             };
             hooks::run(&app.config.state_dir, &container, moment).await;
+            record(app, container, state, turn);
             Ok(())
         }
         Err(error) => {
@@ -75,6 +69,19 @@ async fn begin(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
             Err(error)
         }
     }
+}
+
+/// Records a start. Not waited for: until it is recorded the supervisor knows, and the next daemon asks it. The turn is held
+/// until it is queued, so that no end is recorded before.
+fn record(app: Arc<App>, container: Arc<Container>, state: ContainerState, turn: OwnedMutexGuard<()>) {
+    crate::task::spawn(async move {
+        let recorded = app.store.container_state(&container.record.id, &state);
+        drop(turn);
+        if let Err(error) = recorded.await {
+            let name = &container.record.config.name.name;
+            tracing::error!(container = name, %error, "could not record a start");
+        }
+    });
 }
 
 async fn launch(
@@ -91,7 +98,12 @@ async fn launch(
         app.host.relabel(&files, record).await?;
     }
     progress.stage("cgroup, root and log");
-    let Prepared { spec, plan, root } = match container.take_prepared() {
+    let Prepared {
+        spec,
+        plan,
+        alone,
+        root,
+    } = match container.take_prepared() {
         Some(prepared) => prepared,
         None => app.prepare_again(pod, record).await?,
     };
@@ -99,14 +111,11 @@ async fn launch(
         hooks::make_bundle(&app.config.state_dir, record, spec.clone()).await?;
     }
     // Side by side; and both to their ends, so that nothing is made after a failure was undone.
-    let alone = plan.is_alone() && supervisor.launches_alone();
-    let (log, sealed, cgroup, root) = tokio::join!(
-        open_log(container),
-        async { plan.seal().map_err(Error::io("seal", "launch plan")) },
-        cgroup_of(app, container, &spec),
-        async { root.as_ref()?.take().await },
-    );
-    let (log, plan, cgroup) = (log?, sealed?, cgroup?);
+    let alone = alone && supervisor.launches_alone();
+    let (log, cgroup, root) = tokio::join!(open_log(container), cgroup_of(app, container, &spec), async {
+        root.as_ref()?.take().await
+    },);
+    let (log, cgroup) = (log?, cgroup?);
     progress.waiting("launch", "the container's own set-up");
     let mut start = protocol::StartContainer::new(record.wire_id()?);
     start.tty = record.config.tty;
@@ -123,7 +132,9 @@ async fn launch(
         empty: alone.then(|| app.empty_mounts()).flatten(),
         ..protocol::Given::new(plan)
     };
-    Ok(supervisor.start(start, given).await?)
+    // What is not needed any more is let go of while the container is on its way.
+    let (started, ()) = tokio::join!(supervisor.start(start, given), async move { drop(spec) });
+    Ok(started?)
 }
 
 /// The container's cgroup with the limits specified, or updated since: the one that was made ahead, if nothing has changed.

@@ -53,14 +53,15 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
 
     // Nothing of the pod runs now. What is left has nothing to do with each other.
     progress.waiting("network, supervisor, mounts and cgroup", "the pod network");
-    let (detached, left, unmounted, removed) = tokio::join!(
+    let (detached, left, unmounted, removed, cleared) = tokio::join!(
         detach(&app, &pod),
         leave(&pod),
         app.host
             .release_mounts(PodFiles::new(&app.config.state_dir, pod.id())),
         app.remove_cgroup(&pod.record.cgroup),
+        app.clear_first_cgroup(&pod),
     );
-    detached.and(left).and(unmounted).and(removed)?;
+    detached.and(left).and(unmounted).and(removed).and(cleared)?;
 
     let now = time::now();
     // A stop that is repeated happened before.

@@ -17,6 +17,7 @@ fn pod() -> PodRecord {
         created_at: 5,
         cgroup: "/x".into(),
         boot_id: "boot".into(),
+        first: None,
     }
 }
 

@@ -151,6 +151,7 @@ async fn what_is_wrong_is_named_and_leaves_nothing_and_what_is_right_is_taken() 
     let server = Server::start().await;
     let image = server.busybox().await;
     let pod = server.run_pod("random").await;
+    pod.use_first(&image).await;
     let before = lasting(&server);
     let config = Config::default();
     let random = TestRng::deterministic_rng(config.rng_algorithm);

@@ -284,6 +284,7 @@ async fn containers_that_contradict_themselves_are_refused_by_field() {
         wrong_identity(),
         wrong_files(),
     ];
+    pod.use_first(&image).await;
     let before = lasting(&server);
     for (field, change) in tables.into_iter().flatten() {
         let mut container = Container::new("refused", &image).command(&["/bin/true"]);

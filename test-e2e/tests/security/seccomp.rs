@@ -196,6 +196,7 @@ async fn a_bad_profile_stops_the_container() {
     let server = Server::start().await;
     let image = server.busybox().await;
     let pod = server.run_pod("bad").await;
+    pod.use_first(&image).await;
     let before = server.traces();
     let write = |name: &str, text: &str| {
         let path = server.directory().join(name);
