@@ -170,7 +170,11 @@ impl Settings {
 
 fn serve(config: Config) -> Result<ExitCode> {
     telemetry::init(&config.log);
+    // Half of the processors: the other half of a call is waited for, the kernel's work in threads that may block, the
+    // supervisors', the containers'. A worker without work costs those a wake and a look, each time there is some.
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((processors / 2).max(1))
         .enable_all()
         .build()
         .map_err(CliError::Threads)?;

@@ -16,18 +16,36 @@ pub(super) struct Child {
     pub(super) pidfd: OwnedFd,
 }
 
+/// A child that has not become its program yet.
+#[derive(Debug)]
+pub(super) struct Unborn {
+    pid: i32,
+    start_time: u64,
+    pub(super) pidfd: OwnedFd,
+}
+
+impl Unborn {
+    /// One that has been cloned, and is not reaped.
+    pub(super) fn cloned(pid: i32, pidfd: OwnedFd) -> Unborn {
+        Unborn {
+            pid,
+            // It has an entry in /proc; 0 where there is no descriptor left to read it.
+            start_time: proc::start_time(pid).unwrap_or(0),
+            pidfd,
+        }
+    }
+}
+
 impl Child {
     /// A child whose `execve` has just been seen to succeed.
-    pub(super) fn started(pid: i32, pidfd: OwnedFd) -> Child {
-        // Not reaped, so it has an entry in /proc; 0 where there is no descriptor left to read it.
-        let start_time = proc::start_time(pid).unwrap_or(0);
+    pub(super) fn started(child: Unborn) -> Child {
         Child {
             process: Process {
-                pid,
-                start_time,
+                pid: child.pid,
+                start_time: child.start_time,
                 started_at: UnixNanos::now(),
             },
-            pidfd,
+            pidfd: child.pidfd,
         }
     }
 

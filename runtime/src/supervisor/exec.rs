@@ -198,8 +198,7 @@ impl Supervisor {
                 };
                 return self.execs.put(key, exec);
             }
-            Progress::Launched { pid, pidfd, console } => {
-                let child = Child::started(pid, pidfd);
+            Progress::Launched { child, console } => {
                 let process = child.process;
                 match self.watch_exec(key, &child, console.as_ref()) {
                     Ok(terminal) => {
@@ -222,14 +221,14 @@ impl Supervisor {
                 }
             }
             Progress::Refused { failure, process } => {
-                if let Some((_, pidfd)) = process {
-                    self.reap_later(pidfd);
+                if let Some(child) = process {
+                    self.reap_later(child.pidfd);
                 }
                 Reply::Failed(failure)
             }
             Progress::Died { process } => {
-                if let Some((_, pidfd)) = process {
-                    self.reap_later(pidfd);
+                if let Some(child) = process {
+                    self.reap_later(child.pidfd);
                 }
                 self.sweep_soon();
                 Reply::Failed(died())

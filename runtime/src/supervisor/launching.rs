@@ -11,6 +11,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::child::{Child, Unborn};
 use crate::launch::{Cloned, LaunchChannel, LaunchMessage, Launching, Received, SetupFailure};
 use crate::protocol::Failure;
 
@@ -19,7 +20,7 @@ use crate::protocol::Failure;
 pub(super) struct Launch {
     channel: LaunchChannel,
     /// The process that becomes the program, once it is known.
-    process: Option<(i32, OwnedFd)>,
+    process: Option<Unborn>,
     /// Whether that has got as far as `execve`, or died on the way without a word, when the channel ends.
     has_begun: bool,
     console: Option<OwnedFd>,
@@ -32,20 +33,16 @@ pub(super) enum Progress {
     /// Nothing final.
     Pending(Launch),
     /// The process has become its program.
-    Launched {
-        pid: i32,
-        pidfd: OwnedFd,
-        console: Option<OwnedFd>,
-    },
+    Launched { child: Child, console: Option<OwnedFd> },
     /// A step failed. The process, if there is one, is about to exit and must be reaped.
     Refused {
         failure: Failure,
-        process: Option<(i32, OwnedFd)>,
+        process: Option<Unborn>,
     },
     /// The launch ended without a word. Whatever stage-1 may have cloned is unknown: the cgroup must be killed.
     Died {
         /// The process that is known, to be reaped.
-        process: Option<(i32, OwnedFd)>,
+        process: Option<Unborn>,
     },
 }
 
@@ -54,7 +51,8 @@ impl Launch {
     pub(super) fn new(launching: Launching) -> (Launch, Option<OwnedFd>) {
         let (process, stage1) = match launching.cloned {
             Cloned::Stage1(pidfd) => (None, Some(pidfd)),
-            Cloned::Init { pid, pidfd } => (Some((pid, pidfd)), None),
+            // What takes a look at /proc is done while it is on its way.
+            Cloned::Init { pid, pidfd } => (Some(Unborn::cloned(pid, pidfd)), None),
         };
         let launch = Launch {
             channel: launching.channel,
@@ -72,7 +70,7 @@ impl Launch {
 
     /// Ends a launch that nobody can follow; gives the process to be reaped, if it is known.
     pub(super) fn give_up(self) -> Option<OwnedFd> {
-        let (_, pidfd) = self.process?;
+        let Unborn { pidfd, .. } = self.process?;
         // ESRCH: it has ended.
         let _ = crate::sys::pidfd::signal(pidfd.as_fd(), libc::SIGKILL);
         Some(pidfd)
@@ -83,7 +81,7 @@ impl Launch {
         loop {
             match self.channel.recv() {
                 Ok(Received::Message(LaunchMessage::Started { pid, pidfd })) => {
-                    self.process.get_or_insert((pid, pidfd));
+                    self.process.get_or_insert_with(|| Unborn::cloned(pid, pidfd));
                     self.has_begun = true;
                 }
                 Ok(Received::Message(LaunchMessage::Prepared)) => self.has_begun = true,
@@ -99,9 +97,8 @@ impl Launch {
         }
         match (self.failure, self.process) {
             (Some(failure), process) => Progress::Refused { failure, process },
-            (None, Some((pid, pidfd))) if self.has_begun => Progress::Launched {
-                pid,
-                pidfd,
+            (None, Some(child)) if self.has_begun => Progress::Launched {
+                child: Child::started(child),
                 console: self.console,
             },
             (None, process) => Progress::Died { process },

@@ -215,8 +215,7 @@ impl Supervisor {
                 container.phase = Phase::Starting(Box::new(starting));
                 self.containers.put(key, container);
             }
-            Progress::Launched { pid, pidfd, console } => {
-                let child = Child::started(pid, pidfd);
+            Progress::Launched { child, console } => {
                 let reply = Started {
                     process: child.process,
                     exit: None,
@@ -236,14 +235,14 @@ impl Supervisor {
                 }
             }
             Progress::Refused { failure, process } => {
-                if let Some((_, pidfd)) = process {
-                    self.reap_later(pidfd);
+                if let Some(child) = process {
+                    self.reap_later(child.pidfd);
                 }
                 self.reply_all(&askers, || Reply::Failed(failure.clone()));
             }
             Progress::Died { process } => {
-                if let Some((_, pidfd)) = process {
-                    self.reap_later(pidfd);
+                if let Some(child) = process {
+                    self.reap_later(child.pidfd);
                 }
                 if let Some(cgroup) = &container.cgroup {
                     // An empty or absent cgroup is what is wanted here.
