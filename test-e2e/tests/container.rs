@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use k8s_cri::v1::{self as cri, ContainerState, ContainerStatus};
 use serde_json::{Value, json};
+use test_e2e::eventually::stretched;
 use test_e2e::harness::Server;
 use test_e2e::images;
 use test_e2e::layers::Layer;
@@ -121,7 +123,7 @@ async fn a_shorter_second_stop_wins() {
     let patient = server.client.stop(&id, 600);
     let impatient = server.client.stop(&id, 0);
     let both = async { tokio::join!(patient, impatient) };
-    let (first, second) = tokio::time::timeout(std::time::Duration::from_secs(20), both)
+    let (first, second) = tokio::time::timeout(stretched(Duration::from_secs(20)), both)
         .await
         .expect("both return");
     assert!(first.is_ok() && second.is_ok());

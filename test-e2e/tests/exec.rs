@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use test_e2e::eventually::until;
+use test_e2e::eventually::{stretched, until};
 use test_e2e::harness::Server;
 use test_e2e::pods::RunningPod;
 use test_e2e::specs::Container;
@@ -85,7 +85,9 @@ async fn a_timeout_kills_and_is_told_as_such() {
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::DeadlineExceeded);
-    assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(15));
+    assert!(
+        begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < stretched(Duration::from_secs(15))
+    );
     until("the timed-out command is gone", || {
         !server
             .processes()
@@ -139,7 +141,7 @@ async fn a_child_holding_the_pipe_does_not_hold_the_answer() {
         .unwrap();
     assert_eq!((done.stdout.as_slice(), done.exit_code), (&b"now\n"[..], 0));
     assert!(
-        begun.elapsed() < Duration::from_secs(20),
+        begun.elapsed() < stretched(Duration::from_secs(20)),
         "the drain has an end: {:?}",
         begun.elapsed()
     );
@@ -240,9 +242,11 @@ async fn a_stop_ends_it() {
         .await;
         server.client.stop(&id, 0).await.unwrap();
     };
-    let (done, ()) = tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(running, stop) })
-        .await
-        .expect("the call returns when its container stops");
+    let (done, ()) = tokio::time::timeout(stretched(Duration::from_secs(30)), async {
+        tokio::join!(running, stop)
+    })
+    .await
+    .expect("the call returns when its container stops");
     assert!(
         done.map_or(true, |done| done.exit_code == 137),
         "killed with its container"

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use test_e2e::eventually::eventually;
+use test_e2e::eventually::{eventually, stretched};
 use test_e2e::harness::Server;
 use test_e2e::specs::Container;
 use test_e2e::streaming::{Raw, Shape, go_client, run_go};
@@ -354,7 +354,7 @@ async fn a_forwarding_ends_with_its_pod() {
     let mut rest = Vec::new();
     // The end of the stream, or a reset: what matters is that it comes.
     let ended = open.socket.read_to_end(&mut rest);
-    let _ = tokio::time::timeout(Duration::from_secs(30), ended)
+    let _ = tokio::time::timeout(stretched(Duration::from_secs(30)), ended)
         .await
         .expect("the connection ends");
     assert!(rest.is_empty());
