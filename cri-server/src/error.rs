@@ -130,6 +130,15 @@ impl Error {
         }
     }
 
+    /// Whether it is that a supervisor does not answer.
+    pub fn is_silence(&self) -> bool {
+        match self {
+            Self::Shared(error) => error.is_silence(),
+            Self::Supervisor(error) => matches!(error, crate::supervisor::Error::Silent),
+            _ => false,
+        }
+    }
+
     /// For `map_err` on file operations.
     pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use k8s_cri::v1::{ContainerState, CreateContainerRequest};
+use k8s_cri::v1::{ContainerState, CreateContainerRequest, PodSandboxState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -239,6 +239,36 @@ async fn a_supervisor_that_has_no_time_holds_no_kill() {
             137,
             "grace of {grace} s"
         );
+    }
+    server.close().await;
+}
+
+#[tokio::test]
+async fn a_pod_is_stopped_without_its_supervisor_when_that_hangs() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let (busy, idle) = (server.run_pod("busy").await, server.run_pod("idle").await);
+    let main = Container::new("main", &image).command(&["/bin/sleep", "100000"]);
+    let id = busy.start(&main).await;
+    for pod in [&busy, &idle] {
+        let supervisor = server.supervisor(&pod.id).expect("a supervisor");
+        kill(Pid::from_raw(supervisor), Signal::SIGSTOP).unwrap();
+    }
+    let client = &server.client;
+    let (one, other) = tokio::join!(client.stop_pod(&busy.id), client.stop_pod(&idle.id));
+    one.expect("what ran in it is killed, and nobody is left to be asked");
+    other.expect("nothing ran in it");
+    let status = client.container_status(&id).await.unwrap();
+    assert_eq!(
+        (status.state(), status.exit_code),
+        (ContainerState::ContainerExited, 255),
+        "nobody saw how it ended"
+    );
+    for pod in [&busy, &idle] {
+        let status = client.pod_status(&pod.id).await.unwrap();
+        assert_eq!(status.state(), PodSandboxState::SandboxNotready);
+        until("its supervisor is gone", || server.supervisor(&pod.id).is_none()).await;
+        client.remove_pod(&pod.id).await.unwrap();
     }
     server.close().await;
 }

@@ -16,7 +16,7 @@ use crate::{Error, Result, ops, supervisor, time};
 /// Longest grace that is taken literally: a year.
 const LONGEST: u64 = 365 * 24 * 3600;
 /// How long a killed container may take to vanish before the call answers that it does not.
-const KILLED: Duration = Duration::from_secs(10);
+pub(super) const KILLED: Duration = Duration::from_secs(10);
 
 /// Asks a container to end, and ends it when its grace is over. Succeeds when it does not exist.
 ///

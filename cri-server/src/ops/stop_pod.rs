@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use crate::app::App;
+use crate::container::ContainerState;
 use crate::ops::events::Happened;
 use crate::pod::{Pod, PodPhase};
 use crate::spec::PodFiles;
@@ -45,17 +46,19 @@ async fn take_down(app: Arc<App>, pod: Arc<Pod>) -> Result<()> {
     pod.begin_stop();
 
     progress.stage("containers");
-    let containers = pod.containers();
-    let stops = containers
-        .iter()
-        .map(|container| ops::stop::stop_container(&app, &pod, container, 0));
-    join_all(stops).await.into_iter().collect::<Result<Vec<()>>>()?;
+    match stop_containers(&app, &pod).await {
+        Err(error) if error.is_silence() => {
+            progress.waiting("supervisor", "a supervisor that hangs to be killed");
+            end_supervisor(&app, &pod).await?;
+        }
+        outcome => outcome?,
+    }
 
     // Nothing of the pod runs now. What is left has nothing to do with each other.
     progress.waiting("network, supervisor, mounts and cgroup", "the pod network");
     let (detached, left, unmounted, removed, cleared) = tokio::join!(
         detach(&app, &pod),
-        leave(&pod),
+        leave(&app, &pod),
         app.host
             .release_mounts(PodFiles::new(&app.config.state_dir, pod.id())),
         app.remove_cgroup(&pod.record.cgroup),
@@ -91,13 +94,37 @@ async fn detach(app: &App, pod: &Pod) -> Result<()> {
     }
 }
 
+async fn stop_containers(app: &Arc<App>, pod: &Arc<Pod>) -> Result<()> {
+    let containers = pod.containers();
+    let stops = containers
+        .iter()
+        .map(|container| ops::stop::stop_container(app, pod, container, 0));
+    join_all(stops).await.into_iter().collect()
+}
+
 /// Lets the supervisor go.
-async fn leave(pod: &Pod) -> Result<()> {
+async fn leave(app: &App, pod: &Pod) -> Result<()> {
     let Some(supervisor) = pod.supervisor() else {
         return Ok(());
     };
     match supervisor.shutdown().await {
         Ok(()) | Err(crate::supervisor::Error::Gone) => Ok(()),
+        Err(crate::supervisor::Error::Silent) => end_supervisor(app, pod).await,
         Err(error) => Err(error.into()),
     }
+}
+
+/// Ends a supervisor that hangs. What runs in the pod has been killed before; how it ended nobody will tell any more, and
+/// whoever follows the supervisor settles that once it is gone.
+async fn end_supervisor(app: &App, pod: &Pod) -> Result<()> {
+    tracing::error!(pod = %pod.record.config.name, "the pod's supervisor does not answer; it is killed");
+    app.remove_supervisor_cgroup(pod.id()).await?;
+    for container in pod.containers() {
+        let mut state = container.watch();
+        let settled = state.wait_for(|state| !matches!(state, ContainerState::Running { .. }));
+        if tokio::time::timeout(ops::stop::KILLED, settled).await.is_err() {
+            return Err(container.refuse("has lost its supervisor and is not settled yet; try again"));
+        }
+    }
+    Ok(())
 }
