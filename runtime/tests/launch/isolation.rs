@@ -1,6 +1,7 @@
 //! Namespaces, devices, cgroups.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use runtime::cgroup::Layout;
 use runtime::launch::PidMode;
@@ -127,32 +128,49 @@ fn extra_devices() {
 
 fn cgroups_are_shown_and_read_only() {
     let sandbox = Sandbox::new();
-    let container = sandbox.container(&[
-        "/bin/sh",
-        "-c",
-        "ls /sys/fs/cgroup; cat /sys/fs/cgroup/*/cgroup.procs | grep -c '^1$'; \
-         mkdir /sys/fs/cgroup/x /sys/fs/cgroup/memory/x /sys/fs/cgroup/unified/x; \
-         echo 1 > /sys/fs/cgroup/memory/cgroup.procs; mkdir /sys/x",
-    ]);
-    let hybrid = sandbox.hierarchies.layout() == Layout::Hybrid;
+    let mut container = sandbox.container(&[]);
+    let layout = sandbox.hierarchies.layout();
+    // Where the container finds each hierarchy.
+    let shown = |directory: PathBuf| match layout {
+        Layout::V2 => PathBuf::from("/sys/fs/cgroup"),
+        Layout::V1 | Layout::Hybrid => {
+            let depth = container.cgroup.path().components().count();
+            let mount = directory.ancestors().nth(depth).unwrap();
+            Path::new("/sys/fs/cgroup").join(mount.file_name().unwrap())
+        }
+    };
+    let shown: Vec<PathBuf> = container.cgroup.directories().map(shown).collect();
+    let each: String = shown
+        .iter()
+        .map(|directory| {
+            let directory = directory.display();
+            format!(
+                "grep -c '^1$' {directory}/cgroup.procs; mkdir {directory}/x; (echo 1 > {directory}/cgroup.procs); "
+            )
+        })
+        .collect();
+    let script = format!("{each} mkdir /sys/x /sys/fs/cgroup/x; ls /sys/fs/cgroup");
+    container.spec["process"]["args"] = json!(["/bin/sh", "-c", script]);
     let outcome = sandbox.run(container);
-    if hybrid {
-        let listed = outcome
-            .stdout
-            .lines()
-            .filter(|name| ["memory", "cpu", "unified", "pids"].contains(name));
-        assert_eq!(listed.count(), 4, "{outcome:?}");
+    let mut lines = outcome.stdout.lines();
+    let counted: Vec<&str> = lines.by_ref().take(shown.len()).collect();
+    assert!(counted.iter().all(|count| *count == "1"), "{outcome:?}");
+    if layout != Layout::V2 {
+        let listed: Vec<&str> = lines.collect();
         let mut host: Vec<_> = fs::read_dir("/sys/fs/cgroup")
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
         host.sort();
-        let shown: Vec<&str> = outcome.stdout.lines().take(host.len()).collect();
-        assert_eq!(shown, host, "the same hierarchies as on the host");
+        assert_eq!(listed, host, "the same hierarchies as on the host");
+        for name in ["memory", "cpu", "pids"] {
+            assert!(listed.contains(&name), "{name}: {listed:?}");
+        }
+        assert_eq!(listed.contains(&"unified"), layout == Layout::Hybrid);
     }
     assert_eq!(
         outcome.stderr.matches("Read-only file system").count(),
-        5,
+        2 * shown.len() + 2,
         "{outcome:?}"
     );
 }
