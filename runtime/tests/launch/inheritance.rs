@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use runtime::cgroup::Cgroup;
 use rustix::thread::CpuSet;
 use serde_json::json;
 
 use crate::Test;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, first_cpu};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -40,7 +42,7 @@ fn be_odd() {
     blocked.add(Signal::SIGTERM);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None).unwrap();
     let mut first = CpuSet::new();
-    first.set(0);
+    first.set(first_cpu());
     rustix::thread::sched_setaffinity(None, &first).unwrap();
     rustix::process::umask(rustix::fs::Mode::from(0o077));
     rustix::process::setpriority_process(None, 5).unwrap();
@@ -55,12 +57,28 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
     line.split_once(':').unwrap().1.trim()
 }
 
+/// The CPUs of a cgroup: those of its cpuset, or of the nearest above where it has none of its own.
+fn granted_cpus(cgroup: &Cgroup) -> String {
+    let directories: Vec<PathBuf> = cgroup.directories().collect();
+    let of_cpuset = directories
+        .iter()
+        .flat_map(|directory| directory.ancestors())
+        .flat_map(|directory| {
+            ["cpuset.effective_cpus", "cpuset.cpus.effective"].map(|file| directory.join(file))
+        })
+        .find_map(|file| fs::read_to_string(file).ok());
+    let all = || fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    of_cpuset.unwrap_or_else(all).trim().to_owned()
+}
+
 fn nothing_of_the_supervisor_shows() {
     be_odd();
     let sandbox = Sandbox::new();
     let hold = fs::File::open("/etc").unwrap();
     rustix::io::fcntl_setfd(&hold, rustix::io::FdFlags::empty()).unwrap();
-    let status = sandbox.run(sandbox.container(&["/bin/cat", "/proc/self/status"]));
+    let container = sandbox.container(&["/bin/cat", "/proc/self/status"]);
+    let granted = granted_cpus(&container.cgroup);
+    let status = sandbox.run(container);
     let status = status.text();
     for set in ["SigBlk", "SigIgn", "SigCgt", "ShdPnd", "SigPnd"] {
         assert_eq!(field(status, set), "0000000000000000", "{set}");
@@ -71,8 +89,7 @@ fn nothing_of_the_supervisor_shows() {
     assert_eq!(field(status, "NoNewPrivs"), "0");
     assert_eq!(field(status, "Seccomp"), "0");
     assert_eq!(field(status, "Groups"), "0");
-    let all = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
-    assert_eq!(field(status, "Cpus_allowed_list"), all.trim(), "affinity");
+    assert_eq!(field(status, "Cpus_allowed_list"), granted, "affinity");
 
     let view = sandbox.sh(
         "cat /proc/self/oom_score_adj; cat /proc/self/cgroup; cut=$(cat /proc/self/stat); set -- $cut; echo nice ${19};

@@ -182,9 +182,10 @@ fn limits_hold_and_all_dies() {
         "-c",
         "sleep 1000 & sleep 1000 & (sleep 1000 &) ; echo ready; wait",
     ]);
+    let cpu = crate::sandbox::first_cpu().to_string();
     let resources = json!({
         "memory": {"limit": 33554432, "swap": 33554432},
-        "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0"},
+        "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": cpu},
         "pids": {"limit": 9},
         "devices": [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}],
         "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
@@ -196,30 +197,45 @@ fn limits_hold_and_all_dies() {
     let mut running = sandbox.start(&container).unwrap();
     assert_eq!(running.line(), "ready");
     assert_eq!(container.cgroup.pids().unwrap().len(), 4);
-    let read = |controller: &str, file: &str| {
+    let layout = sandbox.hierarchies.layout();
+    let read = |hierarchy: &str, file: &str| {
         let directory = container
             .cgroup
             .directories()
-            .find(|path| path.to_str().unwrap().contains(controller))
+            .find(|path| layout == Layout::V2 || carries(path, hierarchy))
             .unwrap();
         fs::read_to_string(directory.join(file))
             .unwrap()
             .trim()
             .to_owned()
     };
-    if sandbox.hierarchies.layout() == Layout::Hybrid {
-        assert_eq!(read("/memory/", "memory.limit_in_bytes"), "33554432");
-        assert_eq!(read("/cpu/", "cpu.shares"), "512");
-        assert_eq!(read("/cpu/", "cpu.cfs_quota_us"), "50000");
-        assert_eq!(read("/cpuset/", "cpuset.cpus"), "0");
-        assert_eq!(read("/pids/", "pids.max"), "9");
-        let devices = read("/devices/", "devices.list");
-        assert!(
-            devices.contains("c 10:229 rw") && devices.contains("c 1:3 rwm") && !devices.contains("a *:*"),
-            "{devices}"
-        );
-        assert_eq!(read("/pids/", "cgroup.procs").lines().count(), 4);
-        assert_eq!(read("/unified/", "cgroup.procs").lines().count(), 4);
+    match layout {
+        Layout::V2 => {
+            assert_eq!(read("memory", "memory.max"), "33554432");
+            assert_eq!(read("cpu", "cpu.weight"), "59");
+            assert_eq!(read("cpu", "cpu.max"), "50000 100000");
+            assert_eq!(read("cpuset", "cpuset.cpus"), cpu);
+            assert_eq!(read("pids", "pids.max"), "9");
+            assert_eq!(read("pids", "cgroup.procs").lines().count(), 4);
+        }
+        Layout::V1 | Layout::Hybrid => {
+            assert_eq!(read("memory", "memory.limit_in_bytes"), "33554432");
+            assert_eq!(read("cpu", "cpu.shares"), "512");
+            assert_eq!(read("cpu", "cpu.cfs_quota_us"), "50000");
+            assert_eq!(read("cpuset", "cpuset.cpus"), cpu);
+            assert_eq!(read("pids", "pids.max"), "9");
+            let devices = read("devices", "devices.list");
+            assert!(
+                devices.contains("c 10:229 rw")
+                    && devices.contains("c 1:3 rwm")
+                    && !devices.contains("a *:*"),
+                "{devices}"
+            );
+            assert_eq!(read("pids", "cgroup.procs").lines().count(), 4);
+        }
+    }
+    if layout == Layout::Hybrid {
+        assert_eq!(read("unified", "cgroup.procs").lines().count(), 4);
     }
     // Limits can be changed in both directions while it runs.
     for limit in [67108864, 16777216] {
@@ -241,4 +257,12 @@ fn limits_hold_and_all_dies() {
     assert!(container.cgroup.directories().all(|path| !path.exists()));
     container.cgroup.remove().unwrap();
     container.cgroup.kill().unwrap();
+}
+
+/// Whether that is a directory of the hierarchy of that name, or of several controllers mounted together.
+fn carries(directory: &Path, hierarchy: &str) -> bool {
+    directory
+        .components()
+        .filter_map(|component| component.as_os_str().to_str())
+        .any(|component| component.split(',').any(|part| part == hierarchy))
 }

@@ -19,6 +19,7 @@ use runtime::seccomp::Filter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::thread::CpuSet;
 use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -504,6 +505,14 @@ pub(crate) fn follow(launching: Launching, stdout: File, stderr: File) -> Result
 /// Kills a process by its number, for tests that must not hold a handle.
 pub(crate) fn alive(pid: i32) -> bool {
     Pid::from_raw(pid).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+}
+
+/// The first CPU that this process may run on; a cpuset may have taken the lower ones.
+pub(crate) fn first_cpu() -> usize {
+    let own = rustix::thread::sched_getaffinity(None).unwrap();
+    (0..CpuSet::MAX_CPU)
+        .find(|cpu| own.is_set(*cpu))
+        .expect("it runs on one")
 }
 
 fn make_layer(layer: &Path) {
