@@ -123,8 +123,9 @@ impl Container {
         }
     }
 
+    /// With so much memory and no swap, into which a host that has some would let it grow.
     pub(crate) fn with_memory(mut self, bytes: u64) -> Container {
-        self.resources = json!({ "memory": { "limit": bytes } });
+        self.resources = json!({ "memory": { "limit": bytes, "swap": bytes } });
         self
     }
 
