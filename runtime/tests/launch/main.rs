@@ -5,6 +5,7 @@
 //! without the usual harness: it executes itself once for each test.
 
 mod attacks;
+mod clones;
 mod exec;
 mod failures;
 mod filter;
@@ -13,7 +14,6 @@ mod isolation;
 mod mounts;
 mod pod;
 mod sandbox;
-mod speed;
 mod terminal;
 
 use std::process::{Command, ExitCode};
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         terminal::TESTS,
         filter::TESTS,
         pod::TESTS,
-        speed::TESTS,
+        clones::TESTS,
     ]
     .concat();
     let args: Vec<String> = std::env::args().skip(1).collect();
