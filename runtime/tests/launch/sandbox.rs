@@ -28,9 +28,9 @@ const APPLETS: [&str; 26] = [
     "echo", "true", "env", "hostname", "ip", "dd", "chmod", "kill", "tty", "head", "rm", "pwd", "mknod",
     "ln",
 ];
-/// Nothing here takes longer unless it hangs.
+/// Nothing here takes longer unless it hangs, not even where it is emulated and loaded.
 const PATIENCE: Timespec = Timespec {
-    tv_sec: 20,
+    tv_sec: 180,
     tv_nsec: 0,
 };
 

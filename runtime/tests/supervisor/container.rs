@@ -17,7 +17,7 @@ use runtime::protocol::{
 };
 use serde_json::{Value, json};
 
-use crate::pod::{Client, Pod};
+use crate::pod::{Client, LIMIT, Pod};
 
 const APPLETS: [&str; 12] = [
     "sh", "cat", "sleep", "true", "echo", "env", "wc", "stty", "tail", "seq", "head", "id",
@@ -351,7 +351,7 @@ pub(crate) fn records(log: &str) -> Vec<&str> {
 pub(crate) fn await_file(path: &Path, ready: impl Fn(&str) -> bool) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + LIMIT;
     let now_and_then = Timespec {
         tv_sec: 0,
         tv_nsec: 50_000_000,

@@ -15,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use rustix::time::Timespec;
 
-/// How long anything may take that takes milliseconds.
-const LIMIT: Duration = Duration::from_secs(20);
+/// How long anything may take that takes milliseconds: long enough for a machine that is emulated and loaded.
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// A supervisor; killed and reaped at the end.
 pub(crate) struct Pod {
