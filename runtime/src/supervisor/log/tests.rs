@@ -1,8 +1,12 @@
 //! The writer as a whole: pipes in, files out.
 
 use std::fs::File;
-use std::io::{PipeWriter, Read, Seek, Write};
+use std::io::{PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -43,12 +47,15 @@ fn log_file() -> File {
     file
 }
 
+/// By position: the offset is the writer's as well, who moves it with each record.
 fn content(file: &File) -> Vec<u8> {
-    let mut file = file.try_clone().unwrap();
-    file.rewind().unwrap();
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).unwrap();
-    bytes
+    let (mut bytes, mut chunk) = (Vec::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read_at(&mut chunk, bytes.len() as u64).unwrap() {
+            0 => return bytes,
+            length => bytes.extend(&chunk[..length]),
+        }
+    }
 }
 
 fn next_report(pump: &mut LogPump) -> Report {
@@ -153,43 +160,55 @@ fn whoever_writes_without_end_does_not_hold_up_an_exit() {
 
 #[test]
 fn reopening_under_load_loses_and_tears_nothing() {
-    const LINES: usize = 200_000;
     const FILES: usize = 12;
+    // What memory takes, should a file be waited for in vain.
+    const LINES_MAX: usize = 2_000_000;
+    let line = |number: usize| format!("line {number} {}\n", "x".repeat(number % 90));
     let mut pump = LogPump::new().unwrap();
     let (mut out, stdout) = stream(STDOUT);
     let mut files = vec![log_file()];
     pump.open(slot(1, stdout, silent(), Some(&files[0]))).unwrap();
+    let enough = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&enough);
+    // Writes until told; gives back how many lines.
     let writer = std::thread::spawn(move || {
-        let mut batch = Vec::new();
-        for line in 0..LINES {
-            writeln!(batch, "line {line} {}", "x".repeat(line % 90)).unwrap();
-            if batch.len() > 1000 {
-                out.write_all(&batch).unwrap();
-                batch.clear();
+        let (mut batch, mut lines) = (String::new(), 0);
+        while !told.load(Relaxed) && lines < LINES_MAX {
+            while batch.len() <= 1000 {
+                batch.push_str(&line(lines));
+                lines += 1;
             }
+            out.write_all(batch.as_bytes()).unwrap();
+            batch.clear();
         }
-        out.write_all(&batch).unwrap();
+        lines
     });
-    while files.len() < FILES {
-        // The next file comes when the last one has got something.
-        if !content(&files[files.len() - 1]).is_empty() {
-            let next = log_file();
-            pump.reopen(1, next.try_clone().unwrap().into());
-            files.push(next);
+    // The next file comes when the last one has got something.
+    loop {
+        let last = &files[files.len() - 1];
+        await_that(|| last.metadata().unwrap().len() > 0);
+        if files.len() == FILES {
+            break;
         }
+        let next = log_file();
+        pump.reopen(1, next.try_clone().unwrap().into());
+        files.push(next);
     }
-    writer.join().unwrap();
+    enough.store(true, Relaxed);
+    let lines = writer.join().unwrap();
     pump.finish(1);
     finished(&mut pump);
     let all: Vec<u8> = files
         .iter()
         .flat_map(|file| parse(&content(file), "stdout"))
         .collect();
-    let mut expected = Vec::new();
-    for line in 0..LINES {
-        writeln!(expected, "line {line} {}", "x".repeat(line % 90)).unwrap();
-    }
-    assert!(all == expected, "{} bytes of {}", all.len(), expected.len());
+    let expected: String = (0..lines).map(line).collect();
+    assert!(
+        all == expected.as_bytes(),
+        "{} bytes of {}",
+        all.len(),
+        expected.len()
+    );
 }
 
 /// Takes all the room that a disk has, until it is truncated.
@@ -225,12 +244,19 @@ fn a_full_disk_holds_its_container_says_so_once_and_loses_nothing() {
         )
     };
     assert!(no_space(&fault), "{fault:?}");
-    // A little room at a time: each time the file is full again, and ends with a whole record.
+    // A little room at a time: each time the file grows by more than half of it, and ends with a whole record. What it ends
+    // with while it is written to does not count: a record that finds no room is there for a moment, and cut.
     let mut kept = 0;
     for room in [4_000_000, 3_800_000] {
         filler.set_len(room).unwrap();
-        await_that(|| content(&file).len() > kept);
-        kept = parse(&content(&file), "stdout").len();
+        let mut log = Vec::new();
+        await_that(|| {
+            log = content(&file);
+            log.len() > kept + 100_000 && log.ends_with(b"\n")
+        });
+        kept = log.len();
+        let parsed = parse(&log, "stdout");
+        assert!(written.starts_with(&parsed) && parsed.len() < written.len());
         assert!(!writer.is_finished(), "the container waits");
     }
     filler.set_len(0).unwrap();
@@ -320,7 +346,7 @@ fn a_write_that_sleeps_parks_its_container_alone() {
     assert_eq!(parse(&written[ice..], "stdout"), b"asleep\n");
 }
 
-fn await_that(holds: impl Fn() -> bool) {
+fn await_that(mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !holds() {
         assert!(Instant::now() < deadline, "waited in vain");
@@ -345,9 +371,7 @@ fn a_writer_gives_back_the_line_it_holds() {
     let (mut out, stdout) = stream(STDOUT);
     pump.open(slot(1, stdout, silent(), Some(&file))).unwrap();
     out.write_all(b"whole\nhalf").unwrap();
-    while content(&file).is_empty() {
-        std::thread::yield_now();
-    }
+    await_that(|| !content(&file).is_empty());
     pump.surrender();
     let Report::Surrendered(surrendered) = next_report(&mut pump) else {
         panic!("no slot")
