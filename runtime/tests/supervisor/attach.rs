@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use runtime::protocol::{ATTACH_BUFFER, Attach, AttachStdio, RefusalCode, Reply, Request, SignalScope};
 
 use crate::container::{Container, await_file, pod, records};
-use crate::pod::{Client, LIMIT, await_readable, binary};
+use crate::pod::{Client, await_readable, await_that};
 
 const ALL: [bool; 3] = [true; 3];
 
@@ -161,8 +161,7 @@ fn a_client_is_told_of_its_cut_also_by_a_newer_binary() {
     let container = Container::shell("until [ -e /go ]; do sleep 0.01; done; seq 1 400000");
     container.start(&mut client);
     let stuck = attach(&mut client, &container, [false, true, true]);
-    let binary = binary().to_fd().unwrap();
-    assert!(matches!(client.ask(Request::Reexec { binary }), Reply::Done));
+    client.renew();
     std::fs::write(container.root().join("go"), "").unwrap();
     container.exited(&mut client);
     assert!(rings(&stuck.bell));
@@ -181,15 +180,9 @@ fn clients_that_come_and_go_leave_no_descriptor() {
     for _ in 0..500 {
         drop(attach(&mut client, &container, ALL));
     }
-    let deadline = std::time::Instant::now() + LIMIT;
-    while descriptors() > before {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "{} > {before}",
-            descriptors()
-        );
-        std::thread::yield_now();
-    }
+    await_that("the clients' descriptors to be closed", || {
+        descriptors() <= before
+    });
     client.ask(container.signal(libc::SIGKILL, SignalScope::All));
     container.exited(&mut client);
 }
@@ -204,8 +197,7 @@ fn clients_stay_attached_across_a_newer_binary() {
     }));
     let listener = attach(&mut client, &container, [false, true, false]);
     for _ in 0..2 {
-        let binary = binary().to_fd().unwrap();
-        assert!(matches!(client.ask(Request::Reexec { binary }), Reply::Done));
+        client.renew();
     }
     let first = attach(&mut client, &container, ALL);
     write(first.stdin.as_ref().unwrap(), "a\n");

@@ -11,7 +11,7 @@ use runtime::protocol::{
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::container::{Container, await_file, exited, pod};
-use crate::pod::await_readable;
+use crate::pod::{await_readable, await_that};
 
 fn exec_started(reply: Reply) -> (Process, ExecStdio) {
     match reply {
@@ -149,7 +149,7 @@ fn an_exec_is_hung_up_when_its_owner_goes_and_the_container_is_not() {
     await_file(&container.root().join("tmp/hup"), |text| text == "hup\n");
     assert_eq!(client.list().containers.len(), 1);
     // Asking until it is reaped: its end is seen by the supervisor and by us at the same time.
-    while !client.list().execs.is_empty() {}
+    await_that("the end of the exec", || client.list().execs.is_empty());
 }
 
 #[test]

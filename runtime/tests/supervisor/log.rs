@@ -3,6 +3,7 @@
 use runtime::protocol::{Event, RefusalCode, Reply, Request, SignalScope, WindowSize};
 
 use crate::container::{Container, await_file, pod, records};
+use crate::pod::{await_that, binary};
 
 #[test]
 fn a_log_goes_on_in_the_next_file_without_losing_a_line() {
@@ -108,8 +109,7 @@ fn what_waits_for_room_goes_on_waiting_in_a_newer_binary() {
     let full = std::fs::File::options().append(true).open("/dev/full").unwrap();
     start_logging_to(&mut client, &container, full.into());
     assert!(matches!(client.event(), Event::LogFault(_)));
-    let binary = crate::pod::binary().to_fd().unwrap();
-    assert!(matches!(client.ask(Request::Reexec { binary }), Reply::Done));
+    client.renew();
     let reopen = Request::ReopenLog {
         container: container.id.clone(),
         log: container.log("log").into(),
@@ -137,9 +137,18 @@ fn a_sleeping_disk_holds_up_nothing_but_its_containers_output() {
     assert_eq!(records(&sibling.read_log("log")).len(), 1000);
     let exec = container.exec("e1", &["true"], |_| {});
     assert!(matches!(client.ask(exec), Reply::ExecStarted { .. }));
-    // A newer image would have to wait for the sleeper.
-    let binary = crate::pod::binary().to_fd().unwrap();
-    assert_eq!(client.refusal(Request::Reexec { binary }), RefusalCode::Busy);
+    // A newer image would have to wait for the sleeper, who may not sleep yet: until then it takes over.
+    await_that("the disk to fall asleep", || {
+        let binary = binary().to_fd().unwrap();
+        match client.ask(Request::Reexec { binary }) {
+            Reply::Done => false,
+            Reply::Refused(refusal) => {
+                assert_eq!(refusal.code, RefusalCode::Busy);
+                true
+            }
+            other => panic!("{other:?}"),
+        }
+    });
     client.ask(container.signal(libc::SIGKILL, SignalScope::All));
     assert_eq!(container.exited(&mut client).status.signal, Some(9));
     // It wakes up, and writes what the container had written.

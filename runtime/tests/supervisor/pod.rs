@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime::cgroup::Cgroup;
 use runtime::client::{Connected, Spawn, Spawned, SupervisorBinary, connect};
@@ -159,6 +159,24 @@ impl Client {
         Listing::read(memfd).unwrap()
     }
 
+    /// Asks for a re-exec until the answer is another than `Busy`, which is a true one as long as a log's disk is slow.
+    pub(crate) fn reexec(&mut self, binary: impl Fn() -> OwnedFd) -> Reply {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.ask(Request::Reexec { binary: binary() }) {
+                Reply::Refused(refusal) if refusal.code == RefusalCode::Busy && Instant::now() < deadline => {
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Lets a newer binary take over.
+    pub(crate) fn renew(&mut self) {
+        let reply = self.reexec(|| binary().to_fd().unwrap());
+        assert!(matches!(reply, Reply::Done), "{reply:?}");
+    }
+
     /// Whether an event has come so far.
     pub(crate) fn has_heard_events(&self) -> bool {
         self.early.iter().any(|frame| frame.kind.is_event())
@@ -176,6 +194,15 @@ impl Client {
             }
             self.early.push(frame);
         }
+    }
+}
+
+/// Waits until something holds of whose coming nobody is told.
+pub(crate) fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::yield_now();
     }
 }
 

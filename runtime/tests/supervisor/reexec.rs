@@ -6,13 +6,6 @@ use runtime::protocol::{ContainerState, ExecId, RefusalCode, Reply, Request, Sig
 use crate::container::{
     Container, USERS, await_file, exited, pod, pod_with, pod_with_users, records, started,
 };
-use crate::pod::binary;
-
-fn reexec() -> Request {
-    Request::Reexec {
-        binary: binary().to_fd().unwrap(),
-    }
-}
 
 #[test]
 fn containers_execs_logs_and_exits_go_on() {
@@ -34,9 +27,8 @@ fn containers_execs_logs_and_exits_go_on() {
     );
     assert!(matches!(client.ask(sleeping), Reply::ExecStarted { .. }));
     let mut other = pod.connect();
-    for round in 0..3 {
-        let reply = client.ask(reexec());
-        assert!(matches!(reply, Reply::Done), "{round}: {reply:?}");
+    for _ in 0..3 {
+        client.renew();
         let listing = other.list();
         let state = |container: &Container| listing.container(&container.id).unwrap().state.clone();
         assert_eq!(state(&ticking), ContainerState::Running(process));
@@ -83,11 +75,11 @@ fn a_binary_that_is_none_interrupts_nothing() {
     container.start(&mut client);
     let log = container.root().parent().unwrap().join("log");
     for _ in 0..3 {
-        let binary = std::fs::File::open("/etc/hostname").unwrap().into();
-        assert!(matches!(
-            client.ask(Request::Reexec { binary }),
-            Reply::Refused(_)
-        ));
+        let reply = client.reexec(|| std::fs::File::open("/etc/hostname").unwrap().into());
+        assert!(
+            matches!(&reply, Reply::Refused(refusal) if refusal.code == RefusalCode::System),
+            "{reply:?}"
+        );
         let length = container.read_log("log").len();
         await_file(&log, |log| log.len() > length);
     }
@@ -108,7 +100,7 @@ fn the_pods_own_pid_1_stays() {
     let init = client.list().init_pid;
     let first = Container::shell("sleep 1000").with_pid(PidMode::Pod);
     first.start(&mut client);
-    assert!(matches!(client.ask(reexec()), Reply::Done));
+    client.renew();
     assert!(init.is_some() && client.list().init_pid == init);
     // Joins the namespace by the descriptor that came along: it sees the first container.
     let second =
@@ -130,7 +122,7 @@ fn the_pods_users_stay() {
         let (_pod, mut client) = pod_with_users(pod_pid);
         let first = Container::shell("sleep 1000").with_users().with_pid(pid);
         first.start(&mut client);
-        assert!(matches!(client.ask(reexec()), Reply::Done));
+        client.renew();
         let exec = first.exec("look", &["sh", "-c", &look], |_| {});
         assert!(matches!(client.ask(exec), Reply::ExecStarted { .. }));
         let exec = Target::exec(first.id.clone(), ExecId::new("look").unwrap());
