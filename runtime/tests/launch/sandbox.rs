@@ -18,7 +18,7 @@ use runtime::launch::{
 use runtime::seccomp::Filter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::CpuSet;
 use serde_json::{Value, json};
 
@@ -502,9 +502,13 @@ pub(crate) fn follow(launching: Launching, stdout: File, stderr: File) -> Result
     }
 }
 
-/// Kills a process by its number, for tests that must not hold a handle.
-pub(crate) fn alive(pid: i32) -> bool {
-    Pid::from_raw(pid).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+/// Whether a process has ended, reaped or not.
+pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).unwrap() == 1
 }
 
 /// The first CPU that this process may run on; a cpuset may have taken the lower ones.
