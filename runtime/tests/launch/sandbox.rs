@@ -50,16 +50,16 @@ pub(crate) fn alone(test: fn()) {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("private mounts");
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)).expect("a subreaper");
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-    let fds = open_fds();
+    let (mounts, fds) = (mounts(), open_fds());
     test();
+    // What was there before may be gone: the host removes a mount point also from under this view of it.
+    assert_eq!(added(&mounts, self::mounts()), [""; 0], "mounts are left");
     assert_eq!(
-        fs::read_to_string("/proc/self/mountinfo").expect("mounts"),
-        mounts,
-        "mounts are left"
+        added(&fds, open_fds()),
+        [""; 0].map(PathBuf::from),
+        "fds are left"
     );
-    assert_eq!(open_fds(), fds, "fds are left");
-    assert_eq!(own_cgroups(), Vec::<PathBuf>::new(), "cgroups are left");
+    assert_eq!(own_cgroups(), [""; 0].map(PathBuf::from), "cgroups are left");
     let children = waitid(
         WaitId::All,
         WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
@@ -71,20 +71,33 @@ pub(crate) fn alone(test: fn()) {
     );
 }
 
-/// The cgroups that this process made for its containers.
+/// What is in `after` and was not in `before`, as often as it is there more often.
+fn added<T: PartialEq>(before: &[T], mut after: Vec<T>) -> Vec<T> {
+    for known in before {
+        if let Some(index) = after.iter().position(|other| other == known) {
+            after.remove(index);
+        }
+    }
+    after
+}
+
+/// The mounts, each with a number of its own. What a line says after the dash is the file system's, and others may change it.
+fn mounts() -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let mount = |line: &str| line.split(" - ").next().map(str::to_owned);
+    table.lines().filter_map(mount).collect()
+}
+
+/// Under which this process makes its cgroups: beside it others may run the same test.
+fn cgroup_parent() -> String {
+    format!("crisp-test-{}", std::process::id())
+}
+
+/// The directories of [`cgroup_parent`] that exist.
 fn own_cgroups() -> Vec<PathBuf> {
     let hierarchies = Hierarchies::detect().expect("hierarchies");
-    let all = Cgroup::new(&hierarchies, "", "crisp-test").expect("a path");
-    let own = format!("{}-", std::process::id());
-    all.directories()
-        .filter_map(|directory| fs::read_dir(directory).ok())
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(&own))
-        })
-        .collect()
+    let parent = Cgroup::new(&hierarchies, "", &cgroup_parent()).expect("a path");
+    parent.directories().filter(|path| path.exists()).collect()
 }
 
 fn open_fds() -> Vec<PathBuf> {
@@ -236,8 +249,8 @@ impl Sandbox {
         let (upper, work) = (base.join("rw"), base.join("work"));
         fs::create_dir_all(&upper).unwrap();
         fs::create_dir_all(&work).unwrap();
-        let id = format!("{}-{number}", std::process::id());
-        let cgroup = Cgroup::new(&self.hierarchies, "/crisp-test", &id).unwrap();
+        let (parent, id) = (cgroup_parent(), number.to_string());
+        let cgroup = Cgroup::new(&self.hierarchies, &parent, &id).unwrap();
         cgroup.create(None).unwrap();
         Container {
             spec: self.spec(args),
@@ -377,11 +390,11 @@ impl Drop for Sandbox {
             let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
             let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
         }
-        for directory in Cgroup::new(&self.hierarchies, "", "crisp-test")
+        for directory in Cgroup::new(&self.hierarchies, "", &cgroup_parent())
             .unwrap()
             .directories()
         {
-            // Shared by all tests: the last one to leave succeeds.
+            // Shared by the sandboxes of a test: the last one to go succeeds.
             let _ = fs::remove_dir(directory);
         }
     }
