@@ -42,15 +42,17 @@ mod tests {
     use super::*;
     use std::fs::OpenOptions;
     use std::os::fd::AsRawFd;
+    use std::path::PathBuf;
     use std::process::Command;
 
-    /// A path, not an open file: what is open for writing cannot be executed.
-    fn program() -> tempfile::TempPath {
-        let copy = tempfile::NamedTempFile::new_in("/var/tmp")
-            .unwrap()
-            .into_temp_path();
-        std::fs::copy("/bin/true", &copy).unwrap();
-        copy
+    /// A program in a directory of its own. What is open for writing cannot be executed, and what this process has open
+    /// another thread's child may have for a moment: so another process writes it.
+    fn program() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let copy = directory.path().join("true");
+        let copied = Command::new("cp").arg("/bin/true").arg(&copy).status();
+        assert!(copied.unwrap().success());
+        (directory, copy)
     }
 
     fn assert_runs_and_cannot_be_written(binary: &OwnedFd) {
@@ -66,15 +68,14 @@ mod tests {
 
     #[test]
     fn the_memfd_runs_and_cannot_be_written() {
-        let binary = load(&program()).unwrap();
+        let (_directory, source) = program();
+        let binary = load(&source).unwrap();
         assert_runs_and_cannot_be_written(&binary);
     }
 
     #[test]
     fn the_clone_runs_and_cannot_be_written() {
-        let source = program();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&source, mode).unwrap();
+        let (_directory, source) = program();
         assert_runs_and_cannot_be_written(&read_only_clone(&source).unwrap());
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -105,7 +106,13 @@ impl Container {
         for directory in ["bin", "proc", "dev", "tmp"] {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
-        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        // By another process: what this one has open for writing another test's child may have for a moment, and what is
+        // open for writing cannot be executed.
+        let copied = Command::new("cp")
+            .arg("/bin/busybox")
+            .arg(root.join("bin"))
+            .status();
+        assert!(copied.unwrap().success());
         for applet in APPLETS {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
