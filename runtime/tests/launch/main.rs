@@ -16,10 +16,21 @@ mod pod;
 mod sandbox;
 mod terminal;
 
-use std::process::{Command, ExitCode};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// A test by its name.
 type Test = (&'static str, fn());
+
+/// How long a test may take: more than all that it waits for with a limit of its own.
+const LIMIT: Timespec = Timespec {
+    tv_sec: 600,
+    tv_nsec: 0,
+};
 
 fn main() -> ExitCode {
     let tests: Vec<Test> = [
@@ -65,19 +76,11 @@ fn run<'a>(tests: impl Iterator<Item = &'a Test>, show: bool) -> ExitCode {
     let myself = std::env::current_exe().expect("the test knows itself");
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, _) in tests {
-        let outcome = Command::new(&myself)
-            .args(["--alone", name])
-            .env_clear()
-            .output()
-            .expect("the test starts");
-        let ok = outcome.status.success();
+        let (status, output) = run_alone(Command::new(&myself).args(["--alone", name]).env_clear());
+        let ok = status.success();
         println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
         if !ok || show {
-            print!(
-                "{}{}",
-                String::from_utf8_lossy(&outcome.stdout),
-                String::from_utf8_lossy(&outcome.stderr)
-            );
+            print!("{output}");
         }
         if ok {
             passed += 1;
@@ -94,4 +97,33 @@ fn run<'a>(tests: impl Iterator<Item = &'a Test>, show: bool) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Runs a test to its end, or ends it, and returns what it said: into a file, for what it leaves behind may hold a pipe.
+fn run_alone(test: &mut Command) -> (ExitStatus, String) {
+    let mut output = tempfile::tempfile().expect("a file");
+    let share = |file: &File| Stdio::from(file.try_clone().expect("a descriptor"));
+    let mut child = test
+        .stdin(Stdio::null())
+        .stdout(share(&output))
+        .stderr(share(&output))
+        .spawn()
+        .expect("the test starts");
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("a pidfd");
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&LIMIT)).expect("poll");
+    if ended == 0 {
+        child.kill().expect("it can be killed");
+    }
+    let status = child.wait().expect("it ends");
+    if ended == 0 {
+        sandbox::clean_up_after(child.id());
+    }
+    let mut bytes = Vec::new();
+    output.rewind().expect("a file");
+    output.read_to_end(&mut bytes).expect("a file");
+    let mut text = String::from_utf8_lossy(&bytes).into_owned();
+    if ended == 0 {
+        text.push_str("it did not end\n");
+    }
+    (status, text)
 }

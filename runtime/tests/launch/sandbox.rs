@@ -88,16 +88,23 @@ fn mounts() -> Vec<String> {
     table.lines().filter_map(mount).collect()
 }
 
-/// Under which this process makes its cgroups: beside it others may run the same test.
-fn cgroup_parent() -> String {
-    format!("crisp-test-{}", std::process::id())
+/// Under which the test in a process makes its cgroups: beside it others may run the same test.
+fn cgroup_parent(process: u32) -> Cgroup {
+    let hierarchies = Hierarchies::detect().expect("hierarchies");
+    Cgroup::new(&hierarchies, "", &format!("crisp-test-{process}")).expect("a path")
 }
 
-/// The directories of [`cgroup_parent`] that exist.
+/// What is left of the cgroups of this process.
 fn own_cgroups() -> Vec<PathBuf> {
-    let hierarchies = Hierarchies::detect().expect("hierarchies");
-    let parent = Cgroup::new(&hierarchies, "", &cgroup_parent()).expect("a path");
+    let parent = cgroup_parent(std::process::id());
     parent.directories().filter(|path| path.exists()).collect()
+}
+
+/// Ends the containers of a test that was killed.
+pub(crate) fn clean_up_after(process: u32) {
+    let parent = cgroup_parent(process);
+    let _ = parent.kill();
+    let _ = parent.remove();
 }
 
 fn open_fds() -> Vec<PathBuf> {
@@ -249,8 +256,9 @@ impl Sandbox {
         let (upper, work) = (base.join("rw"), base.join("work"));
         fs::create_dir_all(&upper).unwrap();
         fs::create_dir_all(&work).unwrap();
-        let (parent, id) = (cgroup_parent(), number.to_string());
-        let cgroup = Cgroup::new(&self.hierarchies, &parent, &id).unwrap();
+        let parent = cgroup_parent(std::process::id());
+        let parent = parent.path().to_str().unwrap();
+        let cgroup = Cgroup::new(&self.hierarchies, parent, &number.to_string()).unwrap();
         cgroup.create(None).unwrap();
         Container {
             spec: self.spec(args),
@@ -390,10 +398,7 @@ impl Drop for Sandbox {
             let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
             let _ = waitid(WaitId::PidFd(init.pidfd.as_fd()), WaitIdOptions::EXITED);
         }
-        for directory in Cgroup::new(&self.hierarchies, "", &cgroup_parent())
-            .unwrap()
-            .directories()
-        {
+        for directory in cgroup_parent(std::process::id()).directories() {
             // Shared by the sandboxes of a test: the last one to go succeeds.
             let _ = fs::remove_dir(directory);
         }
