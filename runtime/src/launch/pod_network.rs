@@ -51,6 +51,7 @@ mod tests {
     #[test]
     fn it_is_made_beside_the_callers_own() {
         if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: network namespaces need root");
             return;
         }
         let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);

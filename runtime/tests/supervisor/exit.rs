@@ -188,6 +188,7 @@ fn a_container_that_the_kernel_kills_for_its_memory_is_told_from_one_that_is_kil
     let greedy = "x=0123456789abcdef; while :; do x=$x$x; done";
     let container = Container::shell(greedy).with_memory(16 << 20);
     if container.cgroup.oom_counter().is_none() {
+        println!("SKIPPED: the host has no memory controller");
         return;
     }
     container.start(&mut client);

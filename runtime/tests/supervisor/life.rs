@@ -234,15 +234,26 @@ fn signals_do_not_end_it_and_shutdown_does() {
 
 #[test]
 fn it_enters_its_cgroup_before_anything_else() {
-    let path = format!("crisp-test-{}/sup", std::process::id());
-    let cgroup = Cgroup::service(&Hierarchies::detect().unwrap(), &path).unwrap();
+    let hierarchies = Hierarchies::detect().unwrap();
+    let above = Cgroup::service(&hierarchies, &format!("crisp-test-{}", std::process::id())).unwrap();
+    let _passing = Passing(&above);
+    let path = above.path().join("sup");
+    let cgroup = Cgroup::service(&hierarchies, path.to_str().unwrap()).unwrap();
     cgroup.create(None).unwrap();
     let (pod, _client) = Pod::spawn(Some(&cgroup));
     assert_eq!(cgroup.pids().unwrap(), [pod.pid]);
     drop(pod);
     cgroup.remove().unwrap();
-    for directory in cgroup.directories() {
-        fs::remove_dir(directory.parent().unwrap()).unwrap();
+    above.remove().unwrap();
+}
+
+/// A cgroup that goes with its test, however that ends.
+struct Passing<'a>(&'a Cgroup);
+
+impl Drop for Passing<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.remove();
     }
 }
 
