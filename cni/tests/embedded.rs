@@ -5,7 +5,7 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use cni::{ActiveNetwork, Error, Readiness};
-use harness::{AT_ONCE, Place, Pod, address, converse, has_link, on_a_host, sysctl, tool};
+use harness::{Place, Pod, address, converse, has_link, on_a_host, sysctl, tool};
 
 const SUBNET: &str = "10.209.0.0/16";
 
@@ -25,17 +25,17 @@ fn pods_reach_each_other_and_the_host_with_their_first_packet() {
         assert_eq!(first.host_link.as_deref(), Some(one.id.host_link().as_str()));
 
         let listener = two.listen();
-        let (took, seen) = one.inside(|| converse(&listener, address(&second)));
-        assert!(took < AT_ONCE, "pod to pod took {took:?}");
+        let (repeated, seen) = one.inside(|| converse(&listener, address(&second)));
+        assert_eq!(repeated, 0, "pod to pod");
         assert_eq!(seen, address(&first));
 
-        let (took, seen) = converse(&listener, address(&second));
-        assert!(took < AT_ONCE, "host to pod took {took:?}");
+        let (repeated, seen) = converse(&listener, address(&second));
+        assert_eq!(repeated, 0, "host to pod");
         assert_eq!(seen.to_string(), "10.209.0.1");
 
         let host = std::net::TcpListener::bind("0.0.0.0:0").expect("listens");
-        let (took, seen) = one.inside(|| converse(&host, first.gateways[0]));
-        assert!(took < AT_ONCE, "pod to host took {took:?}");
+        let (repeated, seen) = one.inside(|| converse(&host, first.gateways[0]));
+        assert_eq!(repeated, 0, "pod to host");
         assert_eq!(seen, address(&first));
 
         // Loopback works too, and the pod's link has the address that the attachment tells.
@@ -60,15 +60,13 @@ fn no_pod_loses_its_first_packet() {
         let place = Place::new();
         let network = place.network(&[SUBNET]).await;
         let host = std::net::TcpListener::bind("0.0.0.0:0").expect("listens");
-        let mut slowest = Duration::ZERO;
         for number in 0..60 {
             let pod = Pod::new(number);
             let attachment = pod.attach(&network).await;
-            let (took, _) = pod.inside(|| converse(&host, attachment.gateways[0]));
-            slowest = slowest.max(took);
+            let (repeated, _) = pod.inside(|| converse(&host, attachment.gateways[0]));
+            assert_eq!(repeated, 0, "pod {number}");
             network.detach(&pod.id, None).await.expect("detaches");
         }
-        assert!(slowest < AT_ONCE, "the slowest first packet took {slowest:?}");
     });
 }
 
@@ -127,8 +125,8 @@ fn both_families_work_at_once() {
         let second = two.attach(&network).await;
         assert_eq!(second.ips[1].to_string(), "fd00:209::3/64");
         let listener = two.listen();
-        let (took, seen) = one.inside(|| converse(&listener, second.ips[1].addr()));
-        assert!(took < AT_ONCE, "took {took:?}");
+        let (repeated, seen) = one.inside(|| converse(&listener, second.ips[1].addr()));
+        assert_eq!(repeated, 0);
         assert_eq!(seen, first.ips[1].addr());
         assert_eq!(sysctl("net/ipv6/conf/crisp0/accept_ra"), "0");
         assert_eq!(one.inside(|| sysctl("net/ipv6/conf/eth0/accept_ra")), "0");
@@ -163,13 +161,19 @@ fn an_address_comes_back_when_the_pods_link_is_gone_and_not_before() {
         assert_eq!(place.records(), [""; 0]);
         let host_link = one.id.host_link();
         assert!(has_link(&host_link), "nobody waited for the link to go");
-        // The second pod waits for the first one's namespace, which goes only now.
-        let waiting = tokio::spawn({
-            let (network, request) = (network.clone(), two.request());
-            async move { network.attach(request).await }
-        });
-        drop(one);
-        let second = waiting.await.expect("no panic").expect("attaches");
+        // The second pod waits for the first one's namespace, which goes only now; or again, where the kernel has many others
+        // to end before that.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let waiting = async {
+            loop {
+                match network.attach(two.request()).await {
+                    Err(Error::Exhausted { .. }) if Instant::now() < deadline => {}
+                    outcome => return outcome,
+                }
+            }
+        };
+        let (second, ()) = tokio::join!(waiting, async move { drop(one) });
+        let second = second.expect("attaches");
         assert!(
             !has_link(&host_link),
             "the address was leased while the old link stood"
@@ -212,8 +216,8 @@ fn a_restart_finds_what_is_attached_and_what_still_drains() {
             assert_ne!(address, taken);
         }
         let listener = kept.listen();
-        let (took, _) = fresh.inside(|| converse(&listener, attachment.ips[0].addr()));
-        assert!(took < AT_ONCE);
+        let (repeated, _) = fresh.inside(|| converse(&listener, attachment.ips[0].addr()));
+        assert_eq!(repeated, 0);
         network.check(&kept.id).await.expect("stands");
         network
             .detach(&kept.id, None)

@@ -2,12 +2,11 @@
 
 mod harness;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cni::{ActiveNetwork, Error, Network, PortMapping, Protocol, Readiness};
-use harness::{AT_ONCE, Place, Pod, address, converse, has_link, on_a_host, tool};
+use harness::{Place, Pod, address, converse, has_link, on_a_host, tool};
 use serde_json::{Value, json};
 
 /// An answer that any plugin may give.
@@ -32,11 +31,18 @@ impl Scripts<'_> {
             notes = notes.display()
         );
         let path = self.place.path("bin").join(name);
-        // Written aside and renamed: a file that is still open for writing cannot be executed.
-        let draft = path.with_extension("draft");
-        std::fs::write(&draft, text).expect("a script");
-        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755)).expect("executable");
-        std::fs::rename(&draft, &path).expect("in place");
+        // By another process: what is open for writing cannot be executed, and what this one has open another test's child
+        // may have for a moment.
+        let mut install = std::process::Command::new("install")
+            .args(["-m", "755", "/dev/stdin"])
+            .arg(&path)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("runs");
+        let mut script = install.stdin.take().expect("a pipe");
+        std::io::Write::write_all(&mut script, text.as_bytes()).expect("takes the script");
+        drop(script);
+        assert!(install.wait().expect("ends").success());
     }
 
     /// The commands so far: `ADD one`, without the namespace.
@@ -239,25 +245,29 @@ fn a_hanging_plugin_is_killed_with_all_that_it_started() {
         scripts.write("bad", "sleep 1000 & echo $! > child; sleep 1000", ":");
         scripts.conflist("1.0.0", &[json!({"type": "bad"})]);
         let mut config = place.config(&[]);
-        config.chain_timeout = Duration::from_millis(700);
+        config.chain_timeout = Duration::from_secs(5);
         let network = Network::open(config).await.expect("opens");
-        let begun = Instant::now();
         let failed = network
             .attach(Pod::new(1).request())
             .await
             .expect_err("must fail");
         assert!(matches!(failed, Error::PluginDeadline { .. }), "{failed}");
-        assert!(begun.elapsed() < Duration::from_secs(5));
         let child: i32 = scripts.note("child").trim().parse().expect("a process id");
-        // Killed in the same instant, and reaped by whoever adopts orphans here.
-        let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_else(|_| ") Z".into());
-        assert!(
-            state.contains(") Z") || state.contains(") X"),
-            "still alive: {state}"
-        );
+        // It was killed in the same instant; it dies when it gets a processor, and is reaped by whoever adopts orphans here.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while is_alive(child) {
+            assert!(Instant::now() < deadline, "what it started still runs");
+            std::thread::yield_now();
+        }
         assert_eq!(scripts.calls(), ["ADD bad", "DEL bad"]);
         assert_eq!(place.records(), [""; 0]);
     });
+}
+
+fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
 #[test]
@@ -273,7 +283,7 @@ fn what_a_plugin_leaves_running_does_not_keep_us() {
         let pod = Pod::new(1);
         let attachment = pod.attach(&network).await;
         assert_eq!(address(&attachment).to_string(), "10.7.0.5");
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(18));
         let child: i32 = scripts.note("child").trim().parse().expect("a process id");
         nix::sys::signal::kill(
             nix::unistd::Pid::from_raw(child),
@@ -568,8 +578,8 @@ fn real_plugins_connect_pods_and_give_all_back() {
         converse(&listener, address(&second));
         // Loopback was raised although no plugin of the chain does so.
         let local = one.listen();
-        let (took, _) = one.inside(|| converse(&local, "127.0.0.1".parse().expect("an address")));
-        assert!(took < AT_ONCE);
+        let (repeated, _) = one.inside(|| converse(&local, "127.0.0.1".parse().expect("an address")));
+        assert_eq!(repeated, 0);
         assert_eq!(one.inside(|| harness::sysctl("net/core/somaxconn")), "200");
         if let Some(rules) = tool("iptables-save", &["-t", "nat"]) {
             assert!(

@@ -11,15 +11,12 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cni::{AttachRequest, EmbeddedConfig, LinkName, Netns, Network, NetworkConfig, PodId, Settings, Subnets};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;
-
-/// Anything that takes this long was lost once and sent again: ARP and SYN are repeated after a second.
-pub(crate) const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// Runs a test on a host of its own. Skips, saying why, where namespaces cannot be made.
 pub(crate) fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -169,18 +166,18 @@ pub(crate) fn address(attachment: &cni::Attachment) -> IpAddr {
     attachment.ips[0].addr()
 }
 
-/// Sends a word to a listener at `to` and back; returns how long it took and whom the listener saw.
+/// Sends a word to a listener at `to` and back; returns how often the caller had to repeat itself and whom the listener saw.
 #[track_caller]
-pub(crate) fn converse(listener: &TcpListener, to: IpAddr) -> (Duration, IpAddr) {
+pub(crate) fn converse(listener: &TcpListener, to: IpAddr) -> (u64, IpAddr) {
     let port = listener.local_addr().expect("an address").port();
     converse_by(listener, SocketAddr::new(to, port))
 }
 
 /// As [`converse`], by an address and port that lead to the listener.
 #[track_caller]
-pub(crate) fn converse_by(listener: &TcpListener, to: SocketAddr) -> (Duration, IpAddr) {
-    let begun = Instant::now();
-    let mut caller = match TcpStream::connect_timeout(&to, Duration::from_secs(5)) {
+pub(crate) fn converse_by(listener: &TcpListener, to: SocketAddr) -> (u64, IpAddr) {
+    let before = timeouts();
+    let mut caller = match TcpStream::connect_timeout(&to, Duration::from_secs(60)) {
         Ok(caller) => caller,
         Err(error) => panic!("connect to {to}: {error}"),
     };
@@ -191,7 +188,20 @@ pub(crate) fn converse_by(listener: &TcpListener, to: SocketAddr) -> (Duration, 
     callee.write_all(&word).expect("answers");
     caller.read_exact(&mut word).expect("gets the answer");
     assert_eq!(&word, b"hello");
-    (begun.elapsed(), seen.ip().to_canonical())
+    (timeouts() - before, seen.ip().to_canonical())
+}
+
+/// How often a connection of this network namespace has waited in vain for an answer, and so repeated a segment or, before
+/// its neighbour was found, tried to. How long something took would tell of the machine as well.
+fn timeouts() -> u64 {
+    let counters = std::fs::read_to_string("/proc/thread-self/net/netstat").expect("counters");
+    let mut of_tcp = counters.lines().filter(|line| line.starts_with("TcpExt: "));
+    let names = of_tcp.next().expect("names").split(' ');
+    let mut values = names.zip(of_tcp.next().expect("values").split(' '));
+    let (_, value) = values
+        .find(|(name, _)| *name == "TCPTimeouts")
+        .expect("TCPTimeouts");
+    value.parse().expect("a number")
 }
 
 /// What a tool prints about the test's host, or None, saying so, if it is not installed.

@@ -62,9 +62,17 @@ async fn a_write_survives_a_caller_that_left() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("words.db");
     let (database, _) = Database::open(&path, &V1).unwrap();
+    // The writer is busy until the caller has left.
+    let (leave, left) = std::sync::mpsc::channel();
+    let busy = database.write(move |_| {
+        left.recv().expect("somebody leaves");
+        Ok(())
+    });
     let mut abandoned = Box::pin(add(&database, "kept"));
     assert!(futures::poll!(&mut abandoned).is_pending());
     drop(abandoned);
+    leave.send(()).unwrap();
+    busy.await.unwrap();
     drop(database);
     let (database, _) = Database::open(&path, &V1).unwrap();
     assert_eq!(count(&database).await, 1);
