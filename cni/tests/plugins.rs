@@ -31,18 +31,14 @@ impl Scripts<'_> {
             notes = notes.display()
         );
         let path = self.place.path("bin").join(name);
-        // By another process: what is open for writing cannot be executed, and what this one has open another test's child
-        // may have for a moment.
-        let mut install = std::process::Command::new("install")
-            .args(["-m", "755", "/dev/stdin"])
-            .arg(&path)
-            .stdin(std::process::Stdio::piped())
-            .spawn()
-            .expect("runs");
-        let mut script = install.stdin.take().expect("a pipe");
-        std::io::Write::write_all(&mut script, text.as_bytes()).expect("takes the script");
-        drop(script);
-        assert!(install.wait().expect("ends").success());
+        // Copied by another process: what is open for writing cannot be executed, and what this one has open another test's
+        // child may have for a moment.
+        let draft = path.with_extension("draft");
+        std::fs::write(&draft, text).expect("a script");
+        let mut install = std::process::Command::new("install");
+        let installed = install.args(["-m", "755"]).args([&draft, &path]).status();
+        assert!(installed.expect("runs").success());
+        std::fs::remove_file(draft).expect("removed");
     }
 
     /// The commands so far: `ADD one`, without the namespace.

@@ -347,8 +347,8 @@ mod tests {
         let mut lull = std::pin::pin!(lull);
         let early = tokio::time::timeout(Duration::from_millis(50), &mut lull).await;
         assert!(early.is_err() && operations.list().is_empty());
-        drop(brief);
         let ended = Instant::now();
+        drop(brief);
         lull.await;
         assert!(ended.elapsed() >= Duration::from_millis(5));
     }

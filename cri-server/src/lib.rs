@@ -54,6 +54,8 @@ pub mod streaming;
 pub mod supervisor;
 pub mod task;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod undo;
 

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,12 +17,8 @@ fn small(content: &str) -> TestImage {
 
 /// A credential helper of that name.
 fn helper(folder: &Path, name: &str, script: &str) {
-    let path = write(
-        folder,
-        &format!("docker-credential-{name}"),
-        &format!("#!/bin/sh\n{script}"),
-    );
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = folder.join(format!("docker-credential-{name}"));
+    support::program(&path, &format!("#!/bin/sh\n{script}"));
 }
 
 fn demand_login(seen: &registry::Seen) -> Option<registry::Answer> {

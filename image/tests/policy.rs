@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,8 +13,7 @@ use support::registry::TestRegistry;
 
 async fn store(root: &Path, script: &str) -> Store {
     let program = root.join("verifier");
-    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    support::program(&program, &format!("#!/bin/sh\n{script}\n"));
     let mut settings = config(&root.join("store"));
     settings.verifier = Some(Verifier {
         program,

@@ -5,7 +5,6 @@ mod limit;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -68,9 +67,15 @@ impl Server {
             fs::write(layout.path("net.d").join(name), text).expect("writing a conflist");
         }
         for (name, script) in &settings.plugins {
-            let plugin = layout.path("plugins").join(name);
-            fs::write(&plugin, script).expect("writing a plugin");
-            fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).expect("making it executable");
+            // Copied by another process: what is open for writing cannot be executed, and what this one has open another
+            // test's child may have for a moment.
+            let (draft, plugin) = (layout.path("draft"), layout.path("plugins").join(name));
+            fs::write(&draft, script).expect("writing a plugin");
+            let installed = Command::new("install")
+                .args(["-m", "755"])
+                .args([&draft, &plugin])
+                .status();
+            assert!(installed.expect("install runs").success());
         }
         if settings.systemd {
             host.show_systemd();

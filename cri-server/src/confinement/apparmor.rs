@@ -175,7 +175,6 @@ async fn load(parser: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -197,8 +196,9 @@ mod tests {
         .unwrap();
         if let Some(script) = parser {
             let path = root.path().join(PARSERS[0]);
-            fs::write(&path, script.replace("ROOT", &root.path().display().to_string())).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            let draft = root.path().join("draft");
+            fs::write(&draft, script.replace("ROOT", &root.path().display().to_string())).unwrap();
+            crate::testing::install(&draft, &path);
         }
         root
     }

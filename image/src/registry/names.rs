@@ -215,11 +215,21 @@ mod tests {
     async fn the_configured_server_is_asked_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         // A name server that knows nothing but the name of the first question.
-        let socket = tokio::net::UdpSocket::bind("127.0.0.53:53").await;
-        let Ok(socket) = socket else {
-            println!("skipped: 127.0.0.53:53 cannot be bound");
+        let mut socket = None;
+        // Some addresses are taken, by the node's own or by this test in another process.
+        for last in 1..=254 {
+            socket = tokio::net::UdpSocket::bind(format!("127.0.53.{last}:53"))
+                .await
+                .ok();
+            if socket.is_some() {
+                break;
+            }
+        }
+        let Some(socket) = socket else {
+            println!("SKIPPED: port 53 cannot be bound");
             return;
         };
+        let server = socket.local_addr().unwrap().ip();
         let serve = tokio::spawn(async move {
             let mut buffer = [0u8; 512];
             loop {
@@ -228,7 +238,11 @@ mod tests {
                 socket.send_to(&answer, from).await.unwrap();
             }
         });
-        std::fs::write(folder.path().join("resolv.conf"), "nameserver 127.0.0.53\n").unwrap();
+        std::fs::write(
+            folder.path().join("resolv.conf"),
+            format!("nameserver {server}\n"),
+        )
+        .unwrap();
         let expected: IpAddr = "192.0.2.7".parse().unwrap();
         assert_eq!(
             names(folder.path()).addresses("registry.example").await.unwrap(),

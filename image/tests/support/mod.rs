@@ -12,6 +12,17 @@ use std::time::Duration;
 
 use image::{RegistryConfig, RetryPolicy, Store, StoreConfig};
 
+/// Writes a program. Copied by another process: what is open for writing cannot be executed, and what this one has open
+/// another test's child may have for a moment.
+pub(crate) fn program(path: &Path, text: &str) {
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, text).unwrap();
+    let mut install = std::process::Command::new("install");
+    let installed = install.args(["-m", "755"]).args([&draft, path]).status();
+    assert!(installed.unwrap().success());
+    std::fs::remove_file(draft).unwrap();
+}
+
 /// Numbers below what they are asked for, the same for the same seed.
 pub(crate) fn random(seed: u64) -> impl FnMut(u64) -> u64 {
     let mut state = seed;

@@ -225,13 +225,10 @@ fn a_missing_supervisor_is_essential_and_one_of_another_build_is_not() {
     let binary = directory.path().join("crisp-pod");
     assert!(node::supervisor(&binary).is_essential());
     for (version, verdict_is_has) in [(env!("CARGO_PKG_VERSION"), true), ("0.0.1", false)] {
-        // Written under another name and moved: a file open for writing cannot be executed.
         let script = directory.path().join("script");
         fs::write(&script, format!("#!/bin/sh\necho crisp-pod {version}\n")).expect("a script");
         assert!(node::supervisor(&script).is_essential(), "it is not executable");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&script, mode).expect("executable");
-        fs::rename(&script, &binary).expect("moved");
+        crate::testing::install(&script, &binary);
         let finding = node::supervisor(&binary);
         assert_eq!(finding.verdict == Verdict::Has, verdict_is_has, "{finding:?}");
         assert!(!finding.is_essential());
