@@ -69,7 +69,12 @@ impl App {
             return Ok(());
         };
         ahead.settled().await;
-        self.remove_cgroup(&self.cgroups.of_container(&pod.record.cgroup, &id)?)
-            .await
+        let path = self.cgroups.of_container(&pod.record.cgroup, &id)?;
+        let removed = self.remove_cgroup(&path).await;
+        if removed.is_err() {
+            // For whoever tries again.
+            *pod.first.slot() = Some((id, ahead));
+        }
+        removed
     }
 }

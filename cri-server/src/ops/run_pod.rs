@@ -84,8 +84,9 @@ async fn make_or_find(app: Arc<App>, config: PodConfig) -> Result<PodId> {
             } = made;
             let pod = Arc::new(Pod::new(record, PodState::Ready(supervisor), network));
             pod.told(init_pid);
-            app.registry.insert_pod(pod.clone());
+            // Before anybody can stop it.
             app.make_first_cgroup(&pod);
+            app.registry.insert_pod(pod.clone());
             ops::exits::watch(&app, &pod, notices);
             app.events.pod(&pod, Happened::Created);
             app.events.pod(&pod, Happened::Started);
