@@ -12,6 +12,8 @@
 //!
 //! A writable layer has its container's name and is there first: by it the next daemon finds what one that was killed has
 //! made of a container without a record. Whoever removes the cgroup waits until nobody makes it any more.
+//!
+//! The directories of a sandbox's [first](super::first) container are begun before all of that.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

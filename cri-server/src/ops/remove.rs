@@ -55,7 +55,7 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
     let wire_id = container.record.wire_id()?;
     let forget = async {
         if let Some(supervisor) = pod.supervisor() {
-            // One that is gone has forgotten everything anyway.
+            // One that is gone has forgotten it; one that cannot be asked now remembers a code until it leaves.
             let _ = supervisor.forget(wire_id.clone()).await;
         }
     };
