@@ -166,8 +166,11 @@ fn an_address_comes_back_when_the_pods_link_is_gone_and_not_before() {
         let deadline = Instant::now() + Duration::from_secs(60);
         let waiting = async {
             loop {
+                let asked = Instant::now();
                 match network.attach(two.request()).await {
-                    Err(Error::Exhausted { .. }) if Instant::now() < deadline => {}
+                    Err(Error::Exhausted { .. }) if Instant::now() < deadline => {
+                        assert!(asked.elapsed() >= Duration::from_secs(4), "it is waited for");
+                    }
                     outcome => return outcome,
                 }
             }

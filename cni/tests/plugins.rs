@@ -243,11 +243,16 @@ fn a_hanging_plugin_is_killed_with_all_that_it_started() {
         let mut config = place.config(&[]);
         config.chain_timeout = Duration::from_secs(5);
         let network = Network::open(config).await.expect("opens");
+        let begun = Instant::now();
         let failed = network
             .attach(Pod::new(1).request())
             .await
             .expect_err("must fail");
         assert!(matches!(failed, Error::PluginDeadline { .. }), "{failed}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(120),
+            "nobody waits for what it started"
+        );
         let child: i32 = scripts.note("child").trim().parse().expect("a process id");
         // It was killed in the same instant; it dies when it gets a processor, and is reaped by whoever adopts orphans here.
         let deadline = Instant::now() + Duration::from_secs(60);

@@ -1,7 +1,6 @@
 //! Images in and out, by the command line: registries, archives, policies, and a container's changes.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -343,8 +342,12 @@ async fn a_verifier_may_refuse_and_kubelet_understands() {
         "#!/bin/sh\ncase \"$2\" in */trusted:*) exit 0;; esac\necho 'not signed by release'\nexit 1\n";
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("verifier");
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    // Copied by another process: what this one has open for writing another test's child may have for a moment.
+    let draft = folder.path().join("draft");
+    fs::write(&draft, script).unwrap();
+    let mut install = std::process::Command::new("install");
+    let installed = install.args(["-m", "755"]).args([&draft, &program]).status();
+    assert!(installed.unwrap().success());
     let config = format!("[image]\nverifier = \"{}\"\n", program.display());
     let server = Settings {
         config,

@@ -196,7 +196,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         symlink("/etc", temp.path().join("link")).unwrap();
         let link = temp.path().join("link");
-        // Should they not be refused, this node's are not to be labelled: in this thread's view nothing can be.
+        // Should they not be refused, this node's are not to be labelled: in this thread's view nothing on its root can be.
         if rustix::process::geteuid().is_root() {
             let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
             let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
