@@ -189,13 +189,16 @@ mod tests {
 
     #[test]
     fn directories_of_the_node_are_refused_by_every_name() {
-        std::thread::spawn(refuse_directories_of_the_node).join().unwrap();
+        // Made and removed out here: in the thread's view nothing can be.
+        let temp = tempfile::tempdir().unwrap();
+        let link = temp.path().join("link");
+        symlink("/etc", &link).unwrap();
+        std::thread::spawn(move || refuse_directories_of_the_node(&link))
+            .join()
+            .unwrap();
     }
 
-    fn refuse_directories_of_the_node() {
-        let temp = tempfile::tempdir().unwrap();
-        symlink("/etc", temp.path().join("link")).unwrap();
-        let link = temp.path().join("link");
+    fn refuse_directories_of_the_node(link: &Path) {
         // Should they not be refused, this node's are not to be labelled: in this thread's view nothing on its root can be.
         if rustix::process::geteuid().is_root() {
             let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
@@ -222,7 +225,7 @@ mod tests {
                 path.display()
             );
         }
-        assert!(matches!(volume(&link, CONTAINERS), Err(Error::Invalid { .. })));
+        assert!(matches!(volume(link, CONTAINERS), Err(Error::Invalid { .. })));
         assert_ne!(label_of(Path::new("/etc")), CONTAINERS);
     }
 
