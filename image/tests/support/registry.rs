@@ -277,11 +277,12 @@ pub(crate) fn held(bytes: &[u8], mut gate: tokio::sync::watch::Receiver<bool>) -
     Response::builder().body(StreamBody::new(pieces).boxed()).unwrap()
 }
 
-/// The bytes after a while, with a count of how many answers are on their way at once.
-pub(crate) fn counted(bytes: &[u8], under_way: &Arc<UnderWay>) -> Answer {
+/// The bytes once `together` answers were on their way at once, with a count of how many there are.
+pub(crate) fn counted(bytes: &[u8], under_way: &Arc<UnderWay>, together: usize) -> Answer {
     let (bytes, entry) = (Bytes::copy_from_slice(bytes), under_way.enter());
     let pieces = stream::once(async move {
-        // Long enough for every request that is allowed to to be here at the same time.
+        entry.0.reached(together).await;
+        // For those that must not be here at the same time.
         tokio::time::sleep(std::time::Duration::from_millis(60)).await;
         drop(entry);
         Ok(Frame::data(bytes))
@@ -291,7 +292,7 @@ pub(crate) fn counted(bytes: &[u8], under_way: &Arc<UnderWay>) -> Answer {
 
 /// How many answers are on their way, and the most there ever were.
 #[derive(Default)]
-pub(crate) struct UnderWay(Mutex<(usize, usize)>);
+pub(crate) struct UnderWay(Mutex<(usize, usize)>, tokio::sync::watch::Sender<usize>);
 
 pub(crate) struct Entry(Arc<UnderWay>);
 
@@ -300,7 +301,14 @@ impl UnderWay {
         let mut counts = self.0.lock().unwrap();
         counts.0 += 1;
         counts.1 = counts.1.max(counts.0);
+        self.1.send_replace(counts.1);
         Entry(self.clone())
+    }
+
+    /// Waits until there were so many at once.
+    async fn reached(&self, together: usize) {
+        let mut most = self.1.subscribe();
+        let _ = most.wait_for(|most| *most >= together).await;
     }
 
     pub(crate) fn most(&self) -> usize {
