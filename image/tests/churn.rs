@@ -101,7 +101,8 @@ async fn one_download_per_layer_and_none_is_lost_to_a_removal() {
 /// Slow is no failure: only silence is.
 #[tokio::test]
 async fn who_is_slow_is_waited_for_and_who_is_silent_is_not() {
-    const PATIENCE: Duration = Duration::from_millis(400);
+    // What is slow has three quarters of it to spare for a machine that is.
+    const PATIENCE: Duration = Duration::from_secs(2);
     let folder = tempfile::tempdir().unwrap();
     let registry = TestRegistry::start().await;
     let image = &images()[0];

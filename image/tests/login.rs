@@ -136,7 +136,8 @@ async fn a_registrys_own_helper_is_asked_and_not_waited_for_for_ever() {
     let mut settings = config(&folder.path().join("store"));
     settings.registry.docker_config = Some(write(folder.path(), "config.json", &docker));
     settings.registry.credential_helpers = Some(folder.path().to_owned());
-    settings.registry.helper_timeout = Duration::from_millis(500);
+    // Enough for a shell on a loaded machine to answer, or to have started its child.
+    settings.registry.helper_timeout = Duration::from_secs(5);
     let store = Store::open(settings).await.unwrap();
 
     store.pull(known.request("app:v1")).await.unwrap();
@@ -150,7 +151,10 @@ async fn a_registrys_own_helper_is_asked_and_not_waited_for_for_ever() {
     let begun = Instant::now();
     let refused = store.pull(slow.request("app:v1")).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unauthorized, "{refused}");
-    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert!(
+        begun.elapsed() < Duration::from_secs(120),
+        "nobody waits for the helper's child"
+    );
     assert!(
         slow.seen().is_empty(),
         "nobody is asked without the credentials that are to be had"
@@ -158,11 +162,10 @@ async fn a_registrys_own_helper_is_asked_and_not_waited_for_for_ever() {
     let child = std::fs::read_to_string(folder.path().join("child")).unwrap();
     let status = format!("/proc/{}/stat", child.trim());
     let alive = || std::fs::read_to_string(&status).is_ok_and(|stat| !stat.contains(") Z "));
+    // Killed by now; it dies when it gets a processor.
+    let deadline = Instant::now() + Duration::from_secs(60);
     while alive() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "the helper's child lives on"
-        );
+        assert!(Instant::now() < deadline, "the helper's child lives on");
         tokio::task::yield_now().await;
     }
 }

@@ -11,14 +11,14 @@ use support::config;
 use support::images::{Layer, Tar, TestImage};
 use support::registry::TestRegistry;
 
-async fn store(root: &Path, script: &str) -> Store {
+/// Many times what a script takes that ends.
+const AMPLE: Duration = Duration::from_secs(60);
+
+async fn store(root: &Path, script: &str, limit: Duration) -> Store {
     let program = root.join("verifier");
     support::program(&program, &format!("#!/bin/sh\n{script}\n"));
     let mut settings = config(&root.join("store"));
-    settings.verifier = Some(Verifier {
-        program,
-        limit: Duration::from_secs(2),
-    });
+    settings.verifier = Some(Verifier { program, limit });
     Store::open(settings).await.unwrap()
 }
 
@@ -36,7 +36,7 @@ async fn it_learns_name_digest_and_descriptor_and_nothing_else() {
         "for word; do echo \"$word\"; done > {0}/words; cat > {0}/input; env > {0}/environment",
         folder.path().display()
     );
-    let store = store(folder.path(), &script).await;
+    let store = store(folder.path(), &script, AMPLE).await;
     store.pull(registry.request("app:v1")).await.unwrap();
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     let expected = format!(
@@ -67,7 +67,12 @@ async fn a_refusal_a_failure_and_silence_all_keep_the_image_out() {
         let registry = TestRegistry::start().await;
         let image = image();
         registry.add("app:v1", &image);
-        let store = store(folder.path(), script).await;
+        let limit = if script.starts_with("sleep") {
+            Duration::from_secs(2)
+        } else {
+            AMPLE
+        };
+        let store = store(folder.path(), script, limit).await;
         let refused = store.pull(registry.request("app:v1")).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Unverified, "{script}: {refused}");
         assert!(refused.to_string().contains(reason), "{script}: {refused}");
