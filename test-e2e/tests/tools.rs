@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use test_e2e::cable;
 use test_e2e::docker_registry::{DockerRegistry, HttpError, request};
+use test_e2e::eventually::until;
 use test_e2e::faults::{Fault, On};
 use test_e2e::host::Host;
 use test_e2e::images::{self, Image};
@@ -128,8 +129,15 @@ async fn the_registry_misbehaves_on_request() {
     assert_eq!(fetch().await.unwrap().body(), &layer.bytes);
     assert!(begun.elapsed() >= 4 * pause);
     registry.fault(On::AnyBlob, Fault::StallAfter(1), 1);
+    let asked = registry.gets(&layer.digest);
+    let mut stalled = Box::pin(fetch());
+    // The fault is for this request: given up before it was made, it would leave it to the next.
+    tokio::select! {
+        answer = &mut stalled => panic!("not stalled: {answer:?}"),
+        () = until("it is asked", || registry.gets(&layer.digest) > asked) => {}
+    }
     assert!(
-        tokio::time::timeout(Duration::from_millis(100), fetch())
+        tokio::time::timeout(Duration::from_millis(100), stalled)
             .await
             .is_err(),
         "stalled"
