@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tonic::Status;
 
 use crate::client::Client;
+use crate::eventually::stretched;
 use crate::go;
 use crate::harness::Server;
 use crate::host::Host;
@@ -219,7 +220,7 @@ impl Raw {
     /// When the connection breaks off without a goodbye, or nothing comes for a minute.
     pub async fn message(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
-            let (opcode, payload) = tokio::time::timeout(Duration::from_secs(60), self.frame())
+            let (opcode, payload) = tokio::time::timeout(stretched(Duration::from_secs(60)), self.frame())
                 .await
                 .expect("a message within a minute")
                 .expect("a goodbye before the end");

@@ -4,6 +4,7 @@ use k8s_cri::v1::{
     ContainerEventResponse, ContainerEventType as Kind, ContainerState, GetEventsRequest, PodSandboxState,
     PodSandboxStatusRequest,
 };
+use test_e2e::eventually::{PATIENCE, stretched};
 use test_e2e::harness::Server;
 use test_e2e::specs::Container;
 use tonic::Streaming;
@@ -21,7 +22,7 @@ async fn until_deleted(
 ) -> Vec<ContainerEventResponse> {
     let mut heard = Vec::new();
     loop {
-        let event = tokio::time::timeout(test_e2e::eventually::PATIENCE, events.message());
+        let event = tokio::time::timeout(stretched(PATIENCE), events.message());
         let event = event.await.expect("an event in time").unwrap().expect("no end");
         let last = event.container_id == pod && event.container_event_type() == Kind::ContainerDeletedEvent;
         heard.push(event);

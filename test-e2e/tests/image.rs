@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Method;
 use k8s_cri::v1::{self as cri, AuthConfig};
 use test_e2e::docker_registry::DockerRegistry;
-use test_e2e::eventually::eventually;
+use test_e2e::eventually::{eventually, stretched};
 use test_e2e::faults::{Fault, On};
 use test_e2e::harness::Server;
 use test_e2e::images::{self, Image};
@@ -440,7 +440,8 @@ async fn a_cancelled_pull_harms_nobody() {
     let cancelled = tokio::time::timeout(Duration::from_millis(300), server.client.pull(&reference)).await;
     assert!(cancelled.is_err(), "the registry stalls");
     server.registry.heal();
-    let again = tokio::time::timeout(Duration::from_secs(60), server.client.pull(&reference)).await;
+    let bound = stretched(Duration::from_secs(60));
+    let again = tokio::time::timeout(bound, server.client.pull(&reference)).await;
     assert_eq!(
         again
             .expect("a new pull does not hang on the stalled one")
