@@ -36,7 +36,7 @@ pub use features::Features;
 mod ahead;
 mod cgroups;
 mod features;
-pub mod first;
+mod first;
 mod images;
 mod network;
 

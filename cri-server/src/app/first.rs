@@ -11,30 +11,14 @@
 //!
 //! The id is in the sandbox's record: by it the next daemon finds directories that belong to no container.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use runtime::cgroup::systemd::Scope;
 
 use super::App;
 use crate::Result;
 use crate::container::Ahead;
-use crate::ids::ContainerId;
 use crate::pod::Pod;
-
-/// What a sandbox has for its first container, until that comes.
-#[derive(Default)]
-pub struct First(Mutex<Option<(ContainerId, Ahead)>>);
-
-impl First {
-    /// The id and the cgroup, without limits: for one container, or for who removes it.
-    pub fn take(&self) -> Option<(ContainerId, Ahead)> {
-        self.slot().take()
-    }
-
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<(ContainerId, Ahead)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 impl App {
     /// Begins to make the cgroup of a sandbox's first container. Where systemd keeps cgroups, one without a process would
@@ -57,7 +41,7 @@ impl App {
             }
             made.is_ok()
         });
-        *pod.first.slot() = Some((id, Ahead::begun(work)));
+        pod.first.put(id, Ahead::begun(work));
     }
 
     /// Removes the cgroup of a first container that has not come, and will not.
@@ -73,7 +57,7 @@ impl App {
         let removed = self.remove_cgroup(&path).await;
         if removed.is_err() {
             // For whoever tries again.
-            *pod.first.slot() = Some((id, ahead));
+            pod.first.put(id, ahead);
         }
         removed
     }

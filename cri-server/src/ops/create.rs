@@ -92,6 +92,7 @@ async fn make(
     };
 
     let cgroup = app.cgroups.of_container(&pod.record.cgroup, &id)?;
+    // For a failure before the work on it begins below, which has an undoing of its own.
     if let Some(first) = first.clone() {
         let (cleanup, path) = (app.clone(), cgroup.clone());
         undo.push("first cgroup", async move {

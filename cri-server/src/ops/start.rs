@@ -112,9 +112,8 @@ async fn launch(
     }
     // Side by side; and both to their ends, so that nothing is made after a failure was undone.
     let alone = alone && supervisor.launches_alone();
-    let (log, cgroup, root) = tokio::join!(open_log(container), cgroup_of(app, container, &spec), async {
-        root.as_ref()?.take().await
-    },);
+    let taken = async { root.as_ref()?.take().await };
+    let (log, cgroup, root) = tokio::join!(open_log(container), cgroup_of(app, container, &spec), taken);
     let (log, cgroup) = (log?, cgroup?);
     progress.waiting("launch", "the container's own set-up");
     let mut start = protocol::StartContainer::new(record.wire_id()?);
