@@ -22,6 +22,7 @@ use crate::layout::{Layout, REGISTRY_PORT, Settings};
 use crate::leaks::{self, Trace};
 use crate::pods::RunningPod;
 use crate::process::Process;
+use crate::programs;
 use crate::registry::Registry;
 use crate::specs::Pod;
 
@@ -67,15 +68,7 @@ impl Server {
             fs::write(layout.path("net.d").join(name), text).expect("writing a conflist");
         }
         for (name, script) in &settings.plugins {
-            // Copied by another process: what is open for writing cannot be executed, and what this one has open another
-            // test's child may have for a moment.
-            let (draft, plugin) = (layout.path("draft"), layout.path("plugins").join(name));
-            fs::write(&draft, script).expect("writing a plugin");
-            let installed = Command::new("install")
-                .args(["-m", "755"])
-                .args([&draft, &plugin])
-                .status();
-            assert!(installed.expect("install runs").success());
+            programs::write(&layout.path("plugins").join(name), script);
         }
         if settings.systemd {
             host.show_systemd();

@@ -52,6 +52,7 @@ pub mod logs;
 pub mod newer;
 pub mod pods;
 pub mod process;
+pub mod programs;
 pub mod registry;
 pub mod specs;
 pub mod streaming;

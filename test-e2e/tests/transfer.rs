@@ -12,6 +12,7 @@ use test_e2e::harness::Server;
 use test_e2e::images::{self, Image};
 use test_e2e::layers::Layer;
 use test_e2e::layout::{DOCKER_REGISTRY_PORT, REGISTRY_PORT, Settings};
+use test_e2e::programs;
 use test_e2e::specs::Container;
 use tonic::Code;
 
@@ -342,12 +343,7 @@ async fn a_verifier_may_refuse_and_kubelet_understands() {
         "#!/bin/sh\ncase \"$2\" in */trusted:*) exit 0;; esac\necho 'not signed by release'\nexit 1\n";
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("verifier");
-    // Copied by another process: what this one has open for writing another test's child may have for a moment.
-    let draft = folder.path().join("draft");
-    fs::write(&draft, script).unwrap();
-    let mut install = std::process::Command::new("install");
-    let installed = install.args(["-m", "755"]).args([&draft, &program]).status();
-    assert!(installed.unwrap().success());
+    programs::write(&program, script);
     let config = format!("[image]\nverifier = \"{}\"\n", program.display());
     let server = Settings {
         config,

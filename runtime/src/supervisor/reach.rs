@@ -70,47 +70,79 @@ fn processes(cgroup: &Path) -> io::Result<Vec<i32>> {
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+    use std::path::PathBuf;
     use std::process::{Child, Command};
 
-    /// A cgroup of its own in the hierarchy without controllers, or on a pure v2 host in the only one.
-    fn own_cgroup() -> tempfile::TempDir {
-        let unified = Path::new("/sys/fs/cgroup/unified");
-        let root = if unified.is_dir() {
-            unified
-        } else {
-            Path::new("/sys/fs/cgroup")
-        };
-        tempfile::Builder::new()
-            .prefix("crisp-test-")
-            .tempdir_in(root)
-            .unwrap()
+    /// A cgroup of its own, with one below, in the hierarchy without controllers, or on a pure v2 host in the only one. It goes
+    /// with its test, however that ends; who is in it has to go before.
+    struct Group(PathBuf);
+
+    impl Group {
+        fn new() -> Group {
+            let unified = Path::new("/sys/fs/cgroup/unified");
+            let root = if unified.is_dir() {
+                unified
+            } else {
+                Path::new("/sys/fs/cgroup")
+            };
+            let made = tempfile::Builder::new().prefix("crisp-test-").tempdir_in(root);
+            // What a cgroup has in it cannot be removed by name, as a temporary directory would.
+            let group = Group(made.unwrap().keep());
+            fs::create_dir(group.inner()).unwrap();
+            group
+        }
+
+        fn inner(&self) -> PathBuf {
+            self.0.join("inner")
+        }
     }
 
-    fn sleeper(cgroup: &Path) -> Child {
-        let child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
-        fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).unwrap();
-        child
+    impl Drop for Group {
+        fn drop(&mut self) {
+            let removed = fs::remove_dir(self.inner()).and_then(|()| fs::remove_dir(&self.0));
+            assert!(removed.is_ok() || std::thread::panicking(), "{removed:?}");
+        }
+    }
+
+    /// A process that goes with its test, however that ends.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn new() -> Sleeper {
+            Sleeper(Command::new("/bin/sleep").arg("1000").spawn().unwrap())
+        }
+
+        fn within(cgroup: &Path) -> Sleeper {
+            let sleeper = Sleeper::new();
+            fs::write(cgroup.join("cgroup.procs"), sleeper.0.id().to_string()).unwrap();
+            sleeper
+        }
+
+        fn signal(&mut self) -> Option<i32> {
+            self.0.wait().unwrap().signal()
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 
     #[test]
     fn a_signal_reaches_all_below_and_nobody_else() {
-        let cgroup = own_cgroup();
-        let inner = cgroup.path().join("inner");
-        fs::create_dir(&inner).unwrap();
-        let mut children = [sleeper(cgroup.path()), sleeper(&inner)];
-        let mut stranger = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
-        signal_cgroup(cgroup.path().to_str().unwrap(), libc::SIGTERM).unwrap();
+        let group = Group::new();
+        let cgroup = group.0.to_str().unwrap();
+        let mut children = [Sleeper::within(&group.0), Sleeper::within(&group.inner())];
+        let mut stranger = Sleeper::new();
+        signal_cgroup(cgroup, libc::SIGTERM).unwrap();
         for child in &mut children {
-            assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+            assert_eq!(child.signal(), Some(libc::SIGTERM));
         }
-        assert!(stranger.try_wait().unwrap().is_none());
-        let mut last = sleeper(&inner);
-        signal_cgroup(cgroup.path().to_str().unwrap(), libc::SIGKILL).unwrap();
-        assert_eq!(last.wait().unwrap().signal(), Some(libc::SIGKILL));
-        stranger.kill().unwrap();
-        stranger.wait().unwrap();
-        fs::remove_dir(&inner).unwrap();
-        fs::remove_dir(cgroup.path()).unwrap();
-        std::mem::forget(cgroup);
+        assert!(stranger.0.try_wait().unwrap().is_none());
+        let mut last = Sleeper::within(&group.inner());
+        signal_cgroup(cgroup, libc::SIGKILL).unwrap();
+        assert_eq!(last.signal(), Some(libc::SIGKILL));
     }
 }
