@@ -194,6 +194,7 @@ impl App {
             alone: plan.is_alone(),
             plan: plan.seal().map_err(Error::io("seal", "launch plan"))?,
             root: None,
+            log: None,
         };
         Ok((prepared, plan.root()))
     }

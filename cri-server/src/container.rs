@@ -23,7 +23,7 @@ use crate::stats::Meter;
 use crate::time::Nanos;
 use crate::{Error, Result};
 
-pub use ahead::{Ahead, RootAhead};
+pub use ahead::{Ahead, FdAhead};
 pub use config::{
     ContainerConfig, ContainerName, Device, GroupsPolicy, ImageVolume, Mount, Propagation, Resources, RunAs,
     Security,
@@ -284,7 +284,9 @@ pub struct Prepared {
     /// Whether that can be carried out by one clone.
     pub alone: bool,
     /// Its root file system, if that is made before the start.
-    pub root: Option<RootAhead>,
+    pub root: Option<FdAhead>,
+    /// Its log, if that is opened before the start.
+    pub log: Option<FdAhead>,
 }
 
 /// A container and its state.

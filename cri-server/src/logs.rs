@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
-use rustix::fs::{self, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
-use crate::container::ContainerRecord;
+use crate::container::{ContainerRecord, FdAhead};
 use crate::{Error, Result};
 
 /// Opens (and makes, if need be) the log of a container for appending, mode 0640, off the async threads:
@@ -32,13 +32,33 @@ pub async fn open_log(pod_directory: String, log_path: String) -> Result<OwnedFd
 /// # Errors
 /// As [`open_log`].
 pub async fn open(record: &ContainerRecord) -> Result<OwnedFd> {
+    let (directory, below) = place(record);
+    open_log(directory, below).await
+}
+
+/// Begins to open the log of a recorded container before its start, if it has one. Where that fails, whoever starts it tries
+/// again and tells why.
+pub fn open_ahead(record: &ContainerRecord) -> Option<FdAhead> {
+    if record.log_path.is_empty() {
+        return None;
+    }
+    let (directory, below) = place(record);
+    let open = move || open_below(Path::new(&directory), Path::new(&below)).ok();
+    Some(FdAhead::begun(tokio::task::spawn_blocking(open)))
+}
+
+/// Whether an open log still has a name by which it is found. As far as the kernel knows without asking a server, which might
+/// not answer.
+pub fn has_name(log: &OwnedFd) -> bool {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    fs::statx(log, "", flags, StatxFlags::NLINK).is_ok_and(|log| log.stx_nlink > 0)
+}
+
+/// The directory of the pod's logs, and the container's below it.
+fn place(record: &ContainerRecord) -> (String, String) {
     let below = &record.config.log_path;
-    let directory = record
-        .log_path
-        .strip_suffix(below.as_str())
-        .unwrap_or("/")
-        .to_owned();
-    open_log(directory, below.clone()).await
+    let directory = record.log_path.strip_suffix(below.as_str()).unwrap_or("/");
+    (directory.to_owned(), below.clone())
 }
 
 fn open_below(directory: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
@@ -102,6 +122,10 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o7777, 0o640);
+        let open = open_below(&logs, Path::new("c/1.log")).unwrap();
+        assert!(has_name(&open));
+        std::fs::remove_file(logs.join("c/1.log")).unwrap();
+        assert!(!has_name(&open));
         let canary = directory.path().join("canary");
         std::fs::write(&canary, "x").unwrap();
         symlink(&canary, logs.join("link")).unwrap();

@@ -205,6 +205,32 @@ fn whole_lines(path: &std::path::Path) -> Vec<u8> {
     bytes
 }
 
+/// A log is opened behind CreateContainer's answer, for the start that mostly follows at once. What becomes of it until then
+/// is kubelet's business.
+#[tokio::test]
+async fn a_log_that_was_removed_before_the_start_is_made_again() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let pod = server.run_pod("early").await;
+    let spec = Container::new("main", &image).shell("echo heard");
+    let id = pod.create(&spec).await.unwrap();
+    let path = pod.log("main.log");
+    eventually("the log is opened", || async { path.exists().then_some(()) }).await;
+    assert_eq!(fs::read(&path).unwrap(), b"");
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    server.client.start(&id).await.unwrap();
+    server.client.exited(&id).await;
+    assert_eq!(logs::stream(&logs::read(&path), "stdout"), b"heard\n");
+
+    // One that was never started leaves no descriptor of its log, and none appears after its removal.
+    let spec = Container::new("never", &image).shell("echo unheard");
+    let id = pod.create(&spec).await.unwrap();
+    server.client.remove(&id).await.unwrap();
+    let path = pod.log("never.log");
+    assert!(fs::read(&path).is_ok_and(|log| log.is_empty()) || !path.exists());
+    server.close().await;
+}
+
 #[tokio::test]
 async fn no_log_path_is_no_log() {
     let server = Server::start().await;

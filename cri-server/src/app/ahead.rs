@@ -26,7 +26,7 @@ use runtime::launch::Root;
 use tokio::sync::oneshot::{self, Receiver, Sender};
 
 use super::{App, Cgroups};
-use crate::container::{Ahead, Container, ContainerRecord, Prepared, RootAhead};
+use crate::container::{Ahead, Container, ContainerRecord, FdAhead, Prepared};
 use crate::ids::ContainerId;
 use crate::pod::Pod;
 use crate::task::blocking;
@@ -98,7 +98,7 @@ impl App {
     }
 
     /// Begins to make the root file system of a container whose writable layer is there.
-    pub fn make_root_ahead(self: &Arc<Self>, id: &ContainerId, root: Root) -> RootAhead {
+    pub fn make_root_ahead(self: &Arc<Self>, id: &ContainerId, root: Root) -> FdAhead {
         let (app, id) = (self.clone(), id.clone());
         let work = tokio::task::spawn_blocking(move || {
             let mounted = app.images.snapshot_mounts(id.as_str()).map_err(Error::from);
@@ -112,7 +112,7 @@ impl App {
             })
             .unwrap_or_default()
         });
-        RootAhead::begun(work)
+        FdAhead::begun(work)
     }
 
     /// Works out the start of a container that a daemon before this one created.

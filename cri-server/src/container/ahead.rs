@@ -23,13 +23,14 @@ impl Ahead {
     }
 }
 
-/// A root file system that is being made, or was; attached nowhere, so it goes with its last descriptor.
+/// A file that is being made or opened, or was: a root file system, which is attached nowhere and goes with its last
+/// descriptor, or a log.
 #[derive(Clone)]
-pub struct RootAhead(Shared<BoxFuture<'static, Made>>);
+pub struct FdAhead(Shared<BoxFuture<'static, Made>>);
 
 type Made = Arc<Mutex<Option<OwnedFd>>>;
 
-impl RootAhead {
+impl FdAhead {
     /// Work on it, which gives it in the end if it could be made.
     pub fn begun(work: JoinHandle<Option<OwnedFd>>) -> Self {
         let made = work.map(|made| Arc::new(Mutex::new(made.unwrap_or_default())));
@@ -42,10 +43,10 @@ impl RootAhead {
         made.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Waits until nobody works on it any more, and lets go of it: only then may its layers be removed.
+    /// Waits until nobody works on it any more, and lets go of it: only then may what it is made of be removed.
     pub async fn discard(&self) {
-        let root = self.take().await;
-        // The kernel waits for all who may still look at the mount.
-        let _ = tokio::task::spawn_blocking(move || drop(root)).await;
+        let made = self.take().await;
+        // The kernel waits for all who may still look at a mount.
+        let _ = tokio::task::spawn_blocking(move || drop(made)).await;
     }
 }

@@ -15,7 +15,7 @@ use crate::pod::{NamespaceMode, Pod};
 use crate::spec::resources::specified;
 use crate::spec::{self, ContainerSpec, Ingredients, PodFiles};
 use crate::undo::Undo;
-use crate::{Error, Result, cdi, convert, ops, time};
+use crate::{Error, Result, cdi, convert, logs, ops, time};
 
 /// SIGTERM, signal(7).
 const DEFAULT_STOP_SIGNAL: u8 = 15;
@@ -168,6 +168,8 @@ async fn make(
     }
     recorded.await?;
     pod.ready()?;
+    // Last, since it is not undone: logs are kubelet's.
+    prepared.log = logs::open_ahead(&record);
     Ok((record, prepared, ahead))
 }
 

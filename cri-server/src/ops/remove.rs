@@ -1,12 +1,16 @@
 //! RemoveContainer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::app::App;
 use crate::container::Container;
 use crate::ops::events::Happened;
 use crate::pod::Pod;
 use crate::{Error, Result, ops};
+
+/// So long a log that is still being opened is waited for.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Stops a container at once and forgets it. Succeeds when it does not exist.
 ///
@@ -47,9 +51,15 @@ async fn clear(app: Arc<App>, pod: Arc<Pod>, container: Arc<Container>) -> Resul
         true => None,
         false => Some(container.turn.lock().await),
     };
-    if let Some(root) = container.take_prepared().and_then(|unused| unused.root) {
-        progress.stage("root");
-        root.discard().await;
+    if let Some(unused) = container.take_prepared() {
+        progress.stage("root and log");
+        if let Some(root) = unused.root {
+            root.discard().await;
+        }
+        if let Some(log) = unused.log {
+            // So that none appears after the removal; but a disk that does not answer holds up none.
+            let _ = tokio::time::timeout(LOG_PATIENCE, log.discard()).await;
+        }
     }
     progress.stage("supervisor and writable layer");
     let wire_id = container.record.wire_id()?;

@@ -8,7 +8,7 @@ use runtime::protocol;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::app::{App, Place};
-use crate::container::{Container, ContainerState, Exit, Prepared};
+use crate::container::{Container, ContainerState, Exit, FdAhead, Prepared};
 use crate::hooks::{self, Moment};
 use crate::inflight::Progress;
 use crate::ops::events::Happened;
@@ -103,6 +103,7 @@ async fn launch(
         plan,
         alone,
         root,
+        log,
     } = match container.take_prepared() {
         Some(prepared) => prepared,
         None => app.prepare_again(pod, record).await?,
@@ -113,7 +114,7 @@ async fn launch(
     // Side by side; and both to their ends, so that nothing is made after a failure was undone.
     let alone = alone && supervisor.launches_alone();
     let taken = async { root.as_ref()?.take().await };
-    let (log, cgroup, root) = tokio::join!(open_log(container), cgroup_of(app, container, &spec), taken);
+    let (log, cgroup, root) = tokio::join!(open_log(container, log), cgroup_of(app, container, &spec), taken);
     let (log, cgroup) = (log?, cgroup?);
     progress.waiting("launch", "the container's own set-up");
     let mut start = protocol::StartContainer::new(record.wire_id()?);
@@ -169,9 +170,16 @@ fn pid_target(app: &App, container: &Container) -> Result<Option<protocol::Conta
     target.record.wire_id().map(Some)
 }
 
-async fn open_log(container: &Arc<Container>) -> Result<Option<OwnedFd>> {
+/// The container's log, which may be open already. If not, this tells why.
+async fn open_log(container: &Container, ahead: Option<FdAhead>) -> Result<Option<OwnedFd>> {
     if container.record.log_path.is_empty() {
         return Ok(None);
+    }
+    if let Some(ahead) = ahead
+        && let Some(log) = ahead.take().await
+        && logs::has_name(&log)
+    {
+        return Ok(Some(log));
     }
     logs::open(&container.record).await.map(Some)
 }
