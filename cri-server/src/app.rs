@@ -32,6 +32,7 @@ use crate::{Error, Result};
 pub use ahead::{Begun, Wanted};
 pub use cgroups::{Cgroups, Place};
 pub use features::Features;
+use usual::Usual;
 
 mod ahead;
 mod cgroups;
@@ -39,6 +40,7 @@ mod features;
 mod first;
 mod images;
 mod network;
+mod usual;
 
 /// Mutating operations under way, by verb and object.
 #[derive(Default)]
@@ -101,6 +103,8 @@ pub struct App {
     pub streaming: Streaming,
     /// A sandbox begun in advance.
     pub spares: Spares,
+    /// What containers are made of, for a spare's first.
+    pub usual: Usual,
     /// Mutating operations, for joining.
     pub inflight: Verbs,
     /// Operations, for looking at.
@@ -145,6 +149,7 @@ impl App {
                 .map_err(crate::supervisor::Error::from)?,
             streaming,
             spares: Spares::default(),
+            usual: Usual::default(),
             inflight: Verbs::default(),
             operations: Operations::default(),
             calls: Arc::default(),
@@ -196,6 +201,7 @@ impl App {
             root: None,
             log: None,
         };
+        self.usual.learn(&plan);
         Ok((prepared, plan.root()))
     }
 

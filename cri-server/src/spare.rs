@@ -165,7 +165,14 @@ async fn make(app: &Arc<App>) -> Result<Spare> {
     let id = PodId::generate().map_err(Error::io("read", "/dev/urandom"))?;
     let (begun, network) = tokio::join!(begin::supervisor(app, &id), begin::network());
     match (begun, network) {
-        (Ok(begun), Ok(network)) => Ok(Spare { begun, network }),
+        (Ok(begun), Ok(network)) => {
+            if let Some(plan) = app.usual.sealed()
+                && let Err(error) = begun.supervisor.stock(plan).await
+            {
+                tracing::debug!(%error, "nothing could be made for the first container of the next sandbox");
+            }
+            Ok(Spare { begun, network })
+        }
         (begun, network) => {
             let failed = network.map(drop).and(begun.map(drop));
             clear(app, &id).await;

@@ -1,5 +1,8 @@
 //! The sandbox that is begun in advance: taken when it suits, and never left behind.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+
 use test_e2e::eventually::{eventually, until};
 use test_e2e::harness::Server;
 use test_e2e::specs::Container;
@@ -65,6 +68,50 @@ async fn a_pod_takes_what_was_begun_and_another_is_begun() {
     );
     let known: Vec<_> = pods.iter().map(String::as_str).collect();
     assert_ne!(spare(&server, &known).await, begun);
+    server.close().await;
+}
+
+/// The file systems that a process has open.
+fn held(pid: i32) -> BTreeSet<u64> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let fds = fds.into_iter().flatten().flatten();
+    fds.filter_map(|fd| Some(std::fs::metadata(fd.path()).ok()?.dev()))
+        .collect()
+}
+
+/// What the last container was made of is in stock where the next pod begins.
+#[tokio::test]
+async fn the_first_container_of_a_spare_takes_what_is_in_stock() {
+    let server = Server::start().await;
+    let image = server.busybox().await;
+    let mut pods = Vec::new();
+    for turn in 0.. {
+        // The first spare is begun before there was a container, and any may be taken a moment before it is ready.
+        assert!(turn < 10, "no container took what was in stock");
+        let known: Vec<_> = pods.iter().map(String::as_str).collect();
+        let before = match pods.is_empty() {
+            true => BTreeSet::new(),
+            false => {
+                let begun = spare(&server, &known).await;
+                let processes = server.processes().into_iter();
+                let mut of_spare = processes.filter(|(_, what)| what.contains(&begun));
+                of_spare.next().map(|(pid, _)| held(pid)).unwrap_or_default()
+            }
+        };
+        let pod = server.run_pod(&format!("pod-{turn}")).await;
+        let look = Container::new("look", &image).shell("stat -c %d /dev /dev/pts; ls /dev | wc -l");
+        let (code, output) = pod.finish(&look).await;
+        let numbers: Vec<u64> = output.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(
+            (code, &numbers[2..]),
+            (0, &[15][..]),
+            "a complete /dev in any case"
+        );
+        pods.push(pod.id.clone());
+        if numbers[..2].iter().all(|number| before.contains(number)) {
+            break;
+        }
+    }
     server.close().await;
 }
 

@@ -191,6 +191,14 @@ impl Supervisor {
         self.shared.pid
     }
 
+    /// Lets it make what its first container may want; before the pod is created.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] with the step, else those of the connection.
+    pub async fn stock(&self, plan: OwnedFd) -> Result<()> {
+        self.done(Request::Stock { plan }, "Stock").await
+    }
+
     /// Makes the pod's namespaces, all but a network namespace that is given.
     ///
     /// # Errors

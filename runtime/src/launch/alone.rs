@@ -18,7 +18,7 @@ use super::rootfs::Entry;
 use super::sealed::unseal;
 use super::stage1::{Host, keep_only, settle, ties};
 use super::steps::{Next, confine, enter_root};
-use super::{Ahead, ChildStdio, Step};
+use super::{Ahead, ChildStdio, Step, Stock};
 use crate::sys::clone::unshare;
 
 /// Starts a container.
@@ -28,10 +28,9 @@ pub(crate) fn container(
     ahead: Ahead<'_>,
     reporter: &Reporter,
 ) -> StepResult<()> {
-    keep_only(
-        stdio,
-        [Some(plan), Some(reporter.as_fd()), ahead.root, ahead.empty],
-    )?;
+    let stocked = ahead.stock.into_iter().flat_map(Stock::fds);
+    let given = [Some(plan), Some(reporter.as_fd()), ahead.root, ahead.empty];
+    keep_only(stdio, given.into_iter().flatten().chain(stocked))?;
     let plan: LaunchPlan = unseal(plan).step(Step::DecodePlan)?;
     if !plan.is_alone() {
         return Err(failure(Step::Namespaces, Some("pid".into()), Errno::INVAL));
@@ -45,7 +44,8 @@ pub(crate) fn container(
         Some(_) => Entry::Cover,
         None => Entry::Pivot,
     };
-    let seen = ManuallyDrop::new(enter_root(&plan, &prepared, entry, reporter)?);
+    let shelf = ahead.stock.map(Stock::shelf).unwrap_or_default();
+    let seen = ManuallyDrop::new(enter_root(&plan, &prepared, (entry, shelf), reporter)?);
     confine(
         &plan.process,
         &ties(stdio, &prepared, &seen, reporter),

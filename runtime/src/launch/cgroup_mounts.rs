@@ -45,12 +45,13 @@ fn attribute_flags(attributes: Attributes) -> MountAttrFlags {
     MountAttrFlags::from_bits_retain(attributes.set | attributes.set_recursive)
 }
 
-/// Attaches the clones at the mount's target.
+/// Attaches the clones at the mount's target; those of v1 hierarchies in `made`, a [`directory`] for them, if there is one.
 pub(crate) fn attach_all(
     root: Root<'_>,
     mount: &MountPlan,
     layout: &CgroupLayout,
     clones: &[OwnedFd],
+    made: Option<OwnedFd>,
 ) -> StepResult<()> {
     let target = root
         .ensure(&mount.target, Kind::Directory)
@@ -59,21 +60,28 @@ pub(crate) fn attach_all(
     match (layout, clones) {
         (CgroupLayout::Unified { .. }, [clone]) => attach(clone.as_fd(), target.as_fd()),
         (CgroupLayout::PerHierarchy { hierarchies }, _) if hierarchies.len() == clones.len() => {
-            per_hierarchy(target.as_fd(), mount.attributes, hierarchies.iter().zip(clones))
+            let named = hierarchies.iter().map(HierarchyMount::names);
+            let tmpfs = made.map_or_else(|| directory(mount.attributes, named), Ok);
+            tmpfs.and_then(|tmpfs| {
+                fill(
+                    &tmpfs,
+                    target.as_fd(),
+                    mount.attributes,
+                    hierarchies.iter().zip(clones),
+                )
+            })
         }
         _ => return Err(failure(Step::Internal, None, Errno::INVAL)),
     }
     .step_at(Step::Mount, &mount.target)
 }
 
-/// A tmpfs with a directory per hierarchy, filled before it becomes read-only.
-fn per_hierarchy<'a>(
-    target: BorrowedFd<'_>,
+/// A tmpfs, detached and still writable, with a directory for each hierarchy and the links to it.
+pub(crate) fn directory<'a>(
     attributes: Attributes,
-    hierarchies: impl Iterator<Item = (&'a HierarchyMount, &'a OwnedFd)>,
-) -> rustix::io::Result<()> {
-    let wanted = attribute_flags(attributes);
-    let writable = wanted.difference(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    hierarchies: impl Iterator<Item = (&'a str, &'a [String])>,
+) -> rustix::io::Result<OwnedFd> {
+    let writable = attribute_flags(attributes).difference(MountAttrFlags::MOUNT_ATTR_RDONLY);
     let options = [("mode".to_owned(), "755".to_owned())];
     let tmpfs = fresh(
         FileSystem::Tmpfs,
@@ -83,22 +91,28 @@ fn per_hierarchy<'a>(
             ..Attributes::default()
         },
     )?;
-    attach(tmpfs.as_fd(), target)?;
-    for (hierarchy, clone) in hierarchies {
-        let directory = hierarchy.directory.as_str();
-        rustix::fs::mkdirat(&tmpfs, directory, Mode::from(0o755))?;
-        move_mount(
-            clone,
-            "",
-            &tmpfs,
-            directory,
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-        )?;
-        for alias in &hierarchy.aliases {
-            rustix::fs::symlinkat(directory, &tmpfs, alias.as_str())?;
+    for (name, aliases) in hierarchies {
+        rustix::fs::mkdirat(&tmpfs, name, Mode::from(0o755))?;
+        for alias in aliases {
+            rustix::fs::symlinkat(name, &tmpfs, alias.as_str())?;
         }
     }
-    if wanted != writable {
+    Ok(tmpfs)
+}
+
+/// Attaches it, and the hierarchies in it, before it becomes read-only.
+fn fill<'a>(
+    tmpfs: &OwnedFd,
+    target: BorrowedFd<'_>,
+    attributes: Attributes,
+    hierarchies: impl Iterator<Item = (&'a HierarchyMount, &'a OwnedFd)>,
+) -> rustix::io::Result<()> {
+    attach(tmpfs.as_fd(), target)?;
+    for (hierarchy, clone) in hierarchies {
+        let name = hierarchy.directory.as_str();
+        move_mount(clone, "", tmpfs, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    }
+    if attribute_flags(attributes).contains(MountAttrFlags::MOUNT_ATTR_RDONLY) {
         let readonly = AttrChange {
             set: MountAttrFlags::MOUNT_ATTR_RDONLY,
             ..AttrChange::default()

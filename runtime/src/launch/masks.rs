@@ -15,21 +15,30 @@ use super::failure::{InStep, StepResult};
 use super::mounts::{attach, clone_of, fresh};
 use super::plan::{Attributes, FileSystem};
 use super::rooted::{Root, file_type};
+use super::stock::Shelf;
 use super::values::ContainerPath;
 use crate::sys::mount::{AttrChange, set_attributes};
 
 /// What covers masked paths. Each kind is made once and cloned after that; a clone can only be made of a mount
 /// that is attached, so the first of each is attached and the fd kept.
-struct Covers<'fd> {
+struct Covers<'fd, 'shelf> {
     dev: Option<BorrowedFd<'fd>>,
+    shelf: Shelf<'shelf>,
     null: Option<OwnedFd>,
     empty: Option<OwnedFd>,
 }
 
-/// Hides each of `paths`, before the pivot. `dev` is the container's `/dev` if we made it.
-pub(crate) fn mask(root: Root<'_>, paths: &[ContainerPath], dev: Option<BorrowedFd<'_>>) -> StepResult<()> {
+/// Hides each of `paths`, before the pivot. `dev` is the container's `/dev` if we made it, and `shelf` what is left of the
+/// stock.
+pub(crate) fn mask(
+    root: Root<'_>,
+    paths: &[ContainerPath],
+    dev: Option<BorrowedFd<'_>>,
+    shelf: Shelf<'_>,
+) -> StepResult<()> {
     let mut covers = Covers {
         dev,
+        shelf,
         null: None,
         empty: None,
     };
@@ -43,7 +52,7 @@ pub(crate) fn mask(root: Root<'_>, paths: &[ContainerPath], dev: Option<Borrowed
     Ok(())
 }
 
-impl Covers<'_> {
+impl Covers<'_, '_> {
     fn put_on(&mut self, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
         let directory = file_type(target)? == FileType::Directory;
         let dev = self.dev;
@@ -56,7 +65,7 @@ impl Covers<'_> {
             Some(attached) => attach(clone_of(attached.as_fd(), false)?.as_fd(), target),
             None => {
                 let made = if directory {
-                    empty_directory()?
+                    self.shelf.take_cover().map_or_else(empty_directory, Ok)?
                 } else {
                     null_device(dev)?
                 };
@@ -68,7 +77,8 @@ impl Covers<'_> {
     }
 }
 
-fn empty_directory() -> rustix::io::Result<OwnedFd> {
+/// What covers a directory, detached.
+pub(crate) fn empty_directory() -> rustix::io::Result<OwnedFd> {
     let options = [
         ("mode".to_owned(), "755".to_owned()),
         ("nr_inodes".to_owned(), "1".to_owned()),

@@ -49,6 +49,7 @@ mod stage1;
 mod stdio;
 mod step;
 mod steps;
+mod stock;
 mod sysctl;
 mod userns;
 mod values;
@@ -73,6 +74,7 @@ pub use pod::{
 pub use pod_network::make_network_namespace;
 pub use spec::{ExactStrings, ExecContext, HookContext, LaunchContext, Layer, PlanError, Rootfs, Sharing};
 pub use step::{SetupFailure, Step};
+pub use stock::{Stock, StockPlan};
 pub use sysctl::check_sysctl;
 pub use userns::{IdMapping, IdRange, probe_user_namespaces};
 pub(crate) use values::HostPath;
@@ -108,6 +110,8 @@ pub struct Ahead<'a> {
     /// What [`make_empty_namespace`] gives: the container's mount namespace is copied from it, and not from the host's,
     /// which costs for each mount that the host has.
     pub empty: Option<BorrowedFd<'a>>,
+    /// Mounts that are the same for most containers.
+    pub stock: Option<&'a Stock>,
 }
 
 /// A launch under way. All of its processes are children of the caller; reap them by pidfd.

@@ -22,6 +22,7 @@ use super::rooted::{Root, file_type};
 use super::rootfs::Entry;
 use super::sealed::unseal;
 use super::steps::{Entered, Next, Prepared, Ties, absent_of, confine, enter_root, exec_console};
+use super::stock::Shelf;
 use super::userns::{self, IdMapping, UserNamespace};
 use super::{ChildStdio, Step, Surroundings, lsm, rlimits, rootfs};
 use crate::sys;
@@ -52,16 +53,14 @@ pub(crate) fn container(
 ) -> StepResult<()> {
     let pod_init = around.pod.init.as_ref().map(|init| init.pidfd.as_fd());
     let user = around.pod.user.as_ref().map(AsFd::as_fd);
-    keep_only(
-        stdio,
-        [
-            Some(plan),
-            Some(reporter.as_fd()),
-            around.pid_target,
-            pod_init,
-            user,
-        ],
-    )?;
+    let given = [
+        Some(plan),
+        Some(reporter.as_fd()),
+        around.pid_target,
+        pod_init,
+        user,
+    ];
+    keep_only(stdio, given.into_iter().flatten())?;
     let plan: LaunchPlan = unseal(plan).step(Step::DecodePlan)?;
     let user = agree_on_user(plan.user.as_ref(), user)?;
     settle(&plan.cgroup, &plan.process)?;
@@ -146,7 +145,12 @@ fn clone_then_set_up(
         ..Namespaces::default()
     };
     let init = last_clone(namespaces, reporter, || {
-        let seen = ManuallyDrop::new(enter_root(plan, prepared, Entry::Pivot, reporter)?);
+        let seen = ManuallyDrop::new(enter_root(
+            plan,
+            prepared,
+            (Entry::Pivot, Shelf::default()),
+            reporter,
+        )?);
         confine(
             &plan.process,
             &ties(stdio, prepared, &seen, reporter),
@@ -176,7 +180,12 @@ fn set_up_then_clone(
     let mut own = UnshareFlags::NEWNS;
     own.set(UnshareFlags::NEWCGROUP, plan.cgroup.namespace);
     unshare(own).step(Step::Namespaces)?;
-    let seen = ManuallyDrop::new(enter_root(plan, prepared, Entry::Pivot, reporter)?);
+    let seen = ManuallyDrop::new(enter_root(
+        plan,
+        prepared,
+        (Entry::Pivot, Shelf::default()),
+        reporter,
+    )?);
     if plan.user.is_none() {
         join_pid_later(namespace)?;
     }
@@ -241,7 +250,8 @@ pub(crate) fn exec(
     reporter: &Reporter,
 ) -> StepResult<()> {
     let user = around.pod.user.as_ref().map(AsFd::as_fd);
-    keep_only(stdio, [Some(plan), Some(reporter.as_fd()), Some(init), user])?;
+    let given = [Some(plan), Some(reporter.as_fd()), Some(init), user];
+    keep_only(stdio, given.into_iter().flatten())?;
     let plan: ExecPlan = unseal(plan).step(Step::DecodePlan)?;
     agree_on_user(plan.user.as_ref(), user)?;
     settle(&plan.cgroup, &plan.process)?;
@@ -309,14 +319,8 @@ fn last_clone(
 }
 
 /// Closes what the supervisor had open: pipes of other containers must not live as long as a hanging launch.
-pub(super) fn keep_only<const N: usize>(
-    stdio: &ChildStdio,
-    fds: [Option<BorrowedFd<'_>>; N],
-) -> StepResult<()> {
-    let mut keep: Vec<i32> = stdio
-        .raw()
-        .chain(fds.iter().flatten().map(AsRawFd::as_raw_fd))
-        .collect();
+pub(super) fn keep_only<'a>(stdio: &ChildStdio, fds: impl Iterator<Item = BorrowedFd<'a>>) -> StepResult<()> {
+    let mut keep: Vec<i32> = stdio.raw().chain(fds.map(|fd| fd.as_raw_fd())).collect();
     // The three standard streams stay until others are put over them, so that no new fd takes their numbers.
     keep.extend([0, 1, 2]);
     close_all_except(&mut keep).step(Step::Internal)

@@ -18,6 +18,7 @@ use super::plan::{FileSystem, LaunchPlan, MountPlan, MountSource, ProcessPlan};
 use super::rooted::{Kind, Root};
 use super::rootfs::Entry;
 use super::stdio::{Absent, wire};
+use super::stock::Shelf;
 use super::values::ContainerPath;
 use super::{ChildStdio, Step, cgroup_mounts, devices, identity, lsm, masks, rlimits, rootfs};
 use crate::sys;
@@ -66,11 +67,12 @@ pub(crate) fn absent_of<'a>(
     }
 }
 
-/// Builds the container's file tree in a mount namespace of its own, and makes it the only one there is.
+/// Builds the container's file tree in a mount namespace of its own, and makes it the only one there is. What the shelf has
+/// need not be made.
 pub(crate) fn enter_root<'a>(
     plan: &LaunchPlan,
     prepared: &'a Prepared,
-    entry: Entry,
+    (entry, mut shelf): (Entry, Shelf<'_>),
     reporter: &Reporter,
 ) -> StepResult<Entered<'a>> {
     if entry == Entry::Pivot {
@@ -96,10 +98,14 @@ pub(crate) fn enter_root<'a>(
                 dev = Some(kept);
             }
             (MountSource::Cgroup { layout }, Source::Cgroups(clones)) => {
-                cgroup_mounts::attach_all(root, mount, layout, clones)?;
+                let made = shelf.take(mount, &plan.devices);
+                cgroup_mounts::attach_all(root, mount, layout, clones, made)?;
             }
             (MountSource::Fresh { kind, options }, Source::Fresh) => {
-                let made = make_fresh(plan, mount, *kind, options, prepared.procfs.as_ref())?;
+                let made = match shelf.take(mount, &plan.devices) {
+                    Some(made) => made,
+                    None => make_fresh(plan, mount, *kind, options, prepared.procfs.as_ref())?,
+                };
                 attach_fresh(root, mount, *kind, made.as_fd())?;
                 match kind {
                     FileSystem::Dev => dev = Some(made),
@@ -111,7 +117,7 @@ pub(crate) fn enter_root<'a>(
         }
     }
     let console = container_console(root, &plan.process, devpts.as_ref(), reporter)?;
-    masks::mask(root, &plan.masked, dev.as_ref().map(AsFd::as_fd))?;
+    masks::mask(root, &plan.masked, dev.as_ref().map(AsFd::as_fd), shelf)?;
     masks::make_readonly(root, &plan.readonly)?;
     if let Some(hooks) = &plan.hooks {
         hooks::before_pivot(hooks, prepared.runner.as_ref())?;

@@ -186,6 +186,7 @@ fn requests() -> Vec<(Request, usize, &'static str)> {
             "01003c0005000000a20062633101626531",
         ),
         (Request::Namespaces, 0, "01003d0005000000a0"),
+        (Request::Stock { plan: fd() }, 1, "01003e0005000000a0"),
     ]
 }
 

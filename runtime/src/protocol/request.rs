@@ -74,6 +74,11 @@ pub enum Request {
     HangUp(Target),
     /// The pod's namespaces, once more; answered `PodCreated`.
     Namespaces,
+    /// Make what the next container that is launched alone will want, if it wants just that; answered `Done` or `Failed`.
+    Stock {
+        /// Sealed memfd with a `launch::StockPlan`.
+        plan: OwnedFd,
+    },
     /// Go on as a newer binary; answered `Done` by that binary.
     Reexec {
         /// The executable.
@@ -240,6 +245,7 @@ const REEXEC: Kind = Kind(12);
 const SHUTDOWN: Kind = Kind(13);
 const HANG_UP: Kind = Kind(60);
 const NAMESPACES: Kind = Kind(61);
+const STOCK: Kind = Kind(62);
 
 impl Exec {
     /// An exec without terminal or stdio.
@@ -294,6 +300,7 @@ impl Request {
             Request::Shutdown => Frame::new(SHUTDOWN, id, &Empty {}, vec![]),
             Request::HangUp(target) => Frame::new(HANG_UP, id, &target, vec![]),
             Request::Namespaces => Frame::new(NAMESPACES, id, &Empty {}, vec![]),
+            Request::Stock { plan } => Frame::new(STOCK, id, &Empty {}, vec![plan]),
         }
     }
 
@@ -335,6 +342,9 @@ impl Request {
             LIST => Request::List,
             HANG_UP => Request::HangUp(frame.body()?),
             NAMESPACES => Request::Namespaces,
+            STOCK => Request::Stock {
+                plan: frame.take_fd()?,
+            },
             FORGET => Request::Forget {
                 container: frame.body::<Named>()?.container,
             },

@@ -13,7 +13,7 @@ use super::reexec::PendingReexec;
 use super::table::Table;
 use super::token::Token;
 use crate::exit::ExitDirectory;
-use crate::launch::PodNamespaces;
+use crate::launch::{PodNamespaces, Stock};
 use crate::protocol::{Event, LogFault, PodId, Process};
 
 /// After a launch died half-way: how often, and how far apart, to look for a child that nobody knows.
@@ -27,6 +27,8 @@ pub(super) struct Supervisor {
     pub(super) listener: Listener,
     pub(super) connections: Table<Connection>,
     pub(super) namespaces: Option<PodNamespaces>,
+    /// For the next container.
+    pub(super) stock: Option<Stock>,
     pub(super) containers: Table<Container>,
     pub(super) execs: Table<Exec>,
     /// Children that nobody waits for otherwise: stage-1s, and inits of launches that failed.

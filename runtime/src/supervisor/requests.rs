@@ -8,7 +8,7 @@ use super::container::{Container, Phase};
 use super::control::Supervisor;
 use super::exec::Exec;
 use super::reach::signal_cgroup;
-use crate::launch::{PodNamespaces, PodPlan, create_namespaces};
+use crate::launch::{PodNamespaces, PodPlan, Stock, StockPlan, create_namespaces};
 use crate::protocol::{
     ContainerEntry, ContainerId, ContainerState, ExecEntry, Failure, Features, Hello, Listing, PodCreated,
     RefusalCode, Reply, Request, Signal, SignalScope, Target, Welcome, WindowSize,
@@ -40,6 +40,7 @@ impl Supervisor {
             Request::CloseStdin { container } => self.close_stdin(&container),
             Request::Attach(attach) => self.attach(&attach),
             Request::Namespaces => Ok(Some(self.share_namespaces())),
+            Request::Stock { plan } => Ok(Some(self.lay_in(&plan))),
             Request::HangUp(target) => self.hang_up_exec(&target),
             Request::Reexec { binary } => self.reexec(asker, binary),
             Request::Shutdown => self.shut_down(),
@@ -91,6 +92,20 @@ impl Supervisor {
             }
         }
         self.share_namespaces()
+    }
+
+    /// Makes what the next container may want. A pod that runs has threads, and its containers what they want.
+    fn lay_in(&mut self, plan: &OwnedFd) -> Reply {
+        if self.namespaces.is_some() {
+            return Reply::refused(RefusalCode::Busy);
+        }
+        match StockPlan::from_memfd(plan.as_fd()).and_then(|plan| Stock::make(&plan)) {
+            Ok(stock) => {
+                self.stock = Some(stock);
+                Reply::Done
+            }
+            Err(failure) => Reply::Failed(Failure::from(failure)),
+        }
     }
 
     fn share_namespaces(&self) -> Reply {

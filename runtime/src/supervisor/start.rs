@@ -142,6 +142,7 @@ impl Supervisor {
             listener,
             connections: Table::new(),
             namespaces: None,
+            stock: None,
             containers: Table::new(),
             execs: Table::new(),
             strays: Table::new(),

@@ -127,6 +127,8 @@ impl Supervisor {
         // the new thread allocates until it is ready.
         let starting = 1 + self.containers_starting();
         self.log.ensure_idle(starting).map_err(Refused::System)?;
+        // What this container does not take was made for nothing.
+        let stock = start.alone.then(|| self.stock.take()).flatten();
         let pod = self
             .namespaces
             .as_ref()
@@ -160,6 +162,7 @@ impl Supervisor {
                 let ahead = Ahead {
                     root: given.root.as_ref().map(AsFd::as_fd),
                     empty: given.empty.as_ref().map(AsFd::as_fd),
+                    stock: stock.as_ref(),
                 };
                 launch_alone(plan, child, around, ahead)
             }

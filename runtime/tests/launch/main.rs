@@ -14,6 +14,7 @@ mod isolation;
 mod mounts;
 mod pod;
 mod sandbox;
+mod stock;
 mod terminal;
 
 use std::fs::File;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         filter::TESTS,
         pod::TESTS,
         clones::TESTS,
+        stock::TESTS,
     ]
     .concat();
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -12,8 +12,8 @@ use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::launch::{
     Ahead, ChildStdio, Cloned, ExactStrings, ExecContext, ExecPlan, IdMapping, IdRange, IpcMode,
     LaunchContext, LaunchMessage, LaunchPlan, Launching, NetworkMode, PidMode, PodNamespaceRequest,
-    PodNamespaces, PodPidMode, PodPlan, Received, Rootfs, SetupFailure, Sharing, Surroundings,
-    create_namespaces, launch_alone, launch_container, launch_exec, make_empty_namespace,
+    PodNamespaces, PodPidMode, PodPlan, Received, Rootfs, SetupFailure, Sharing, Stock, StockPlan,
+    Surroundings, create_namespaces, launch_alone, launch_container, launch_exec, make_empty_namespace,
 };
 use runtime::seccomp::Filter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -221,6 +221,7 @@ impl Sandbox {
         Ahead {
             root: None,
             empty: Some(self.empty.as_fd()),
+            stock: None,
         }
     }
 
@@ -304,8 +305,21 @@ impl Sandbox {
             .filtered(container.filter.clone())
     }
 
-    /// Launches and waits for `execve`.
+    /// Launches and waits for `execve`. Every other pair of containers finds in stock what it is made of, as the first of a
+    /// pod does.
     pub(crate) fn start(&self, container: &Container) -> Result<Running, SetupFailure> {
+        let stocked = container.alone && self.next.get() % 4 < 2;
+        let plan = stocked.then(|| StockPlan::of(&self.plan(container))).flatten();
+        let stock = plan.map(|plan| Stock::make(&plan)).transpose()?;
+        self.start_from(container, stock.as_ref())
+    }
+
+    /// As [`start`](Self::start) of one that begins with nothing.
+    pub(crate) fn start_without_stock(&self, container: &Container) -> Running {
+        self.start_from(container, None).expect("it starts")
+    }
+
+    fn start_from(&self, container: &Container, stock: Option<&Stock>) -> Result<Running, SetupFailure> {
         let plan = self.plan(container);
         let (is_alone, root) = (plan.is_alone(), self.root_ahead(container, &plan)?);
         let plan = plan.seal().unwrap();
@@ -321,6 +335,7 @@ impl Sandbox {
             true => {
                 let ahead = Ahead {
                     root: root.as_ref().map(AsFd::as_fd),
+                    stock,
                     ..self.ahead()
                 };
                 launch_alone(plan.as_fd(), stdio, around, ahead)
@@ -463,7 +478,7 @@ fn reap(pidfd: &OwnedFd) -> rustix::process::WaitIdStatus {
         .unwrap()
 }
 
-fn pipes(terminal: bool) -> (ChildStdio, File, File) {
+pub(crate) fn pipes(terminal: bool) -> (ChildStdio, File, File) {
     let (out, out_child) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let (err, err_child) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let stdio = match terminal {

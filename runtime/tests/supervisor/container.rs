@@ -1,6 +1,7 @@
 //! A container to run: a root with busybox in it, a cgroup, a log file.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use runtime::cgroup::{Cgroup, Hierarchies};
 use runtime::launch::{
     ExactStrings, ExecContext, ExecPlan, IdMapping, IdRange, IpcMode, LaunchContext, LaunchPlan, NetworkMode,
-    PidMode, PodNamespaceRequest, PodPidMode, PodPlan, Rootfs, Sharing,
+    PidMode, PodNamespaceRequest, PodPidMode, PodPlan, Rootfs, Sharing, StockPlan,
 };
 use runtime::protocol::{
     ContainerId, Event, Exec, ExecId, Exited, Given, Process, Reply, Request, Signal, SignalScope,
@@ -69,6 +70,11 @@ pub(crate) fn pod_with_users(pid: PodPidMode) -> (Pod, Client) {
 
 fn pod_of(pid: PodPidMode, user: Option<IdMapping>) -> (Pod, Client) {
     let (pod, mut client) = Pod::spawn(None);
+    // As a pod has whose sandbox was begun in advance: for the first container, if that is launched alone.
+    let stocked = client.ask(Request::Stock {
+        plan: Container::new(&["true"]).stock(),
+    });
+    assert!(matches!(stocked, Reply::Done), "{stocked:?}");
     let request = PodNamespaceRequest {
         hostname: Some("pod1".into()),
         network: NetworkMode::Pod,
@@ -227,6 +233,12 @@ impl Container {
             hooks: None,
         };
         LaunchPlan::from_spec(&spec, &context).unwrap()
+    }
+
+    /// The sealed plan of what it can take from stock.
+    pub(crate) fn stock(&self) -> OwnedFd {
+        let plan = StockPlan::of(&self.plan()).expect("it is launched alone");
+        plan.seal().unwrap()
     }
 
     /// The request that starts it, logging to `log`.

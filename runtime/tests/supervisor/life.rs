@@ -1,7 +1,9 @@
 //! A supervisor without containers: how it starts, whom it hears, how it ends.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use runtime::cgroup::{Cgroup, Hierarchies};
@@ -12,6 +14,7 @@ use runtime::launch::{
 use runtime::protocol::{ContainerId, Given, RefusalCode, Reply, Request, StartContainer};
 use rustix::process::Signal;
 
+use crate::container::Container;
 use crate::pod::{Pod, await_readable, binary};
 
 fn container() -> ContainerId {
@@ -68,6 +71,44 @@ fn its_socket_is_roots_alone_and_leads_to_it() {
     assert!(
         matches!(&absent, ClientError::Connect { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     );
+}
+
+#[test]
+fn it_takes_stock_before_the_pod_and_lets_go_of_it_with_the_first_container() {
+    let (pod, mut client) = Pod::spawn(None);
+    // The file systems that it holds.
+    let held = || -> BTreeSet<u64> {
+        let open = Path::new("/proc").join(pod.pid.to_string()).join("fd");
+        let fds = fs::read_dir(open).unwrap();
+        fds.filter_map(|fd| Some(fs::metadata(fd.ok()?.path()).ok()?.dev()))
+            .collect()
+    };
+    let before = held();
+    let Reply::Failed(failure) = client.ask(Request::Stock { plan: null() }) else {
+        panic!("a plan that is none")
+    };
+    assert_eq!(failure.step, "decode plan");
+    assert_eq!(held(), before);
+    let usual = Container::new(&["true"]);
+    for _ in 0..2 {
+        let stocked = client.ask(Request::Stock { plan: usual.stock() });
+        assert!(matches!(stocked, Reply::Done), "{stocked:?}");
+    }
+    let stock: BTreeSet<u64> = held().difference(&before).copied().collect();
+    // A /dev, its terminals, and what covers masked directories: once, though asked for twice.
+    assert_eq!(stock.len(), 3);
+    let network = Some(network_namespace());
+    let asked = Request::CreatePod {
+        plan: plan(NetworkMode::Pod),
+        network,
+    };
+    assert!(matches!(client.ask(asked), Reply::PodCreated(_)));
+    let late = client.refusal(Request::Stock { plan: usual.stock() });
+    assert_eq!(late, RefusalCode::Busy);
+    assert!(held().is_superset(&stock));
+    usual.start(&mut client);
+    assert!(held().is_disjoint(&stock));
+    usual.exited(&mut client);
 }
 
 #[test]

@@ -175,3 +175,10 @@ pub(crate) struct HierarchyMount {
     #[n(2)]
     pub(crate) aliases: Vec<String>,
 }
+
+impl HierarchyMount {
+    /// The name of its directory, and of the links to it.
+    pub(crate) fn names(&self) -> (&str, &[String]) {
+        (&self.directory, &self.aliases)
+    }
+}
