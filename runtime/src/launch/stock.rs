@@ -105,9 +105,9 @@ impl StockPlan {
     /// Whether a container could take each piece of it, and no other.
     pub fn suits(&self, plan: &LaunchPlan) -> bool {
         let mut pieces = self.pieces.iter();
-        let wanted = plan.mounts.iter().filter(|mount| Piece::is_one(mount));
+        let mut wanted = plan.mounts.iter().filter(|mount| Piece::is_one(mount));
         plan.is_alone()
-            && wanted.into_iter().all(|mount| {
+            && wanted.all(|mount| {
                 let piece = pieces.next();
                 piece.is_some_and(|piece| piece.is_for(mount, &plan.devices))
             })
@@ -135,6 +135,7 @@ impl Piece {
     fn of(mount: &MountPlan, nodes: &[DeviceNode]) -> Option<Piece> {
         let attributes = mount.attributes;
         match &mount.source {
+            _ if !Piece::is_one(mount) => None,
             MountSource::Fresh {
                 kind: FileSystem::Dev,
                 options,
@@ -169,7 +170,11 @@ impl Piece {
     /// Whether there is a piece for such a mount.
     fn is_one(mount: &MountPlan) -> bool {
         match &mount.source {
-            MountSource::Fresh { kind, .. } => matches!(kind, FileSystem::Dev | FileSystem::Devpts),
+            // Labels of SELinux are mostly those of one container alone.
+            MountSource::Fresh { kind, options } => {
+                matches!(kind, FileSystem::Dev | FileSystem::Devpts)
+                    && !options.iter().any(|(name, _)| name == MountPlan::LABEL)
+            }
             MountSource::Cgroup { layout } => matches!(layout, CgroupLayout::PerHierarchy { .. }),
             MountSource::Bind { .. } | MountSource::Image { .. } => false,
         }

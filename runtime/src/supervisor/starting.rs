@@ -19,7 +19,7 @@ use super::reach::signal_cgroup;
 use super::requests::{Answer, Asker};
 use super::stdio::{Stdio, Wanted};
 use super::token::Token;
-use crate::launch::{Ahead, Surroundings, launch_alone, launch_container};
+use crate::launch::{Ahead, Stock, Surroundings, launch_alone, launch_container};
 use crate::protocol::{Failure, Given, RefusalCode, Reply, SignalScope, StartContainer, Started};
 
 /// Its launch is under way.
@@ -30,6 +30,8 @@ pub(super) struct Starting {
     input: Input,
     log: Option<OwnedFd>,
     oom: Option<OomCounter>,
+    /// Held until it runs: the end of a mount that it has not taken would hold it up.
+    stock: Option<Stock>,
     /// Who asked for it, and who asked again meanwhile.
     askers: Vec<Asker>,
 }
@@ -73,7 +75,8 @@ impl Supervisor {
                 })));
             }
         };
-        match self.launch(&start, &given) {
+        let stock = start.alone.then(|| self.stock.take()).flatten();
+        match self.launch(&start, &given, stock.as_ref()) {
             Ok((launch, stdio)) => {
                 let starting = Starting {
                     launch,
@@ -84,6 +87,7 @@ impl Supervisor {
                     },
                     log: given.log.take(),
                     oom,
+                    stock,
                     askers: vec![asker],
                 };
                 let key = self.containers.reserve();
@@ -119,7 +123,12 @@ impl Supervisor {
             .len()
     }
 
-    fn launch(&mut self, start: &StartContainer, given: &Given) -> Result<(Launch, Stdio), Refused> {
+    fn launch(
+        &mut self,
+        start: &StartContainer,
+        given: &Given,
+        stock: Option<&Stock>,
+    ) -> Result<(Launch, Stdio), Refused> {
         if self.namespaces.is_none() {
             return Err(Refused::Because(RefusalCode::NoPod));
         }
@@ -127,8 +136,6 @@ impl Supervisor {
         // the new thread allocates until it is ready.
         let starting = 1 + self.containers_starting();
         self.log.ensure_idle(starting).map_err(Refused::System)?;
-        // What this container does not take was made for nothing.
-        let stock = start.alone.then(|| self.stock.take()).flatten();
         let pod = self
             .namespaces
             .as_ref()
@@ -162,7 +169,7 @@ impl Supervisor {
                 let ahead = Ahead {
                     root: given.root.as_ref().map(AsFd::as_fd),
                     empty: given.empty.as_ref().map(AsFd::as_fd),
-                    stock: stock.as_ref(),
+                    stock,
                 };
                 launch_alone(plan, child, around, ahead)
             }
@@ -203,6 +210,7 @@ impl Supervisor {
             input,
             log,
             oom,
+            stock,
             askers,
         } = *starting;
         match launch.advance() {
@@ -213,6 +221,7 @@ impl Supervisor {
                     input,
                     log,
                     oom,
+                    stock,
                     askers,
                 };
                 container.phase = Phase::Starting(Box::new(starting));

@@ -15,7 +15,7 @@ use runtime::protocol::{ContainerId, Given, RefusalCode, Reply, Request, StartCo
 use rustix::process::Signal;
 
 use crate::container::Container;
-use crate::pod::{Pod, await_readable, binary};
+use crate::pod::{Pod, await_readable, await_that, binary};
 
 fn container() -> ContainerId {
     ContainerId::new("c1").unwrap()
@@ -107,7 +107,7 @@ fn it_takes_stock_before_the_pod_and_lets_go_of_it_with_the_first_container() {
     assert_eq!(late, RefusalCode::Busy);
     assert!(held().is_superset(&stock));
     usual.start(&mut client);
-    assert!(held().is_disjoint(&stock));
+    await_that("it holds nothing of the stock", || held().is_disjoint(&stock));
     usual.exited(&mut client);
 }
 

@@ -19,6 +19,9 @@ pub(crate) struct MountPlan {
 }
 
 impl MountPlan {
+    /// The option that labels all that is on a file system.
+    pub(crate) const LABEL: &'static str = "context";
+
     /// Gives what is on a file system of the container's own an SELinux label. Those that show the kernel's objects
     /// have labels by policy.
     pub(crate) fn label(&mut self, label: &str) {
@@ -28,7 +31,7 @@ impl MountPlan {
                 FileSystem::Tmpfs | FileSystem::Dev | FileSystem::Devpts | FileSystem::Mqueue
             )
         {
-            options.push(("context".to_owned(), label.to_owned()));
+            options.push((Self::LABEL.to_owned(), label.to_owned()));
         }
     }
 }
